@@ -1,0 +1,2 @@
+//! rehost.
+#![forbid(unsafe_code)]

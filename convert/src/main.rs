@@ -1,0 +1,3 @@
+//! rehost.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,2 @@
+//! inject.
+#![forbid(unsafe_code)]

@@ -1,0 +1,219 @@
+//! `File`: a storage that is a file or a block device, through positional system calls.
+//!
+//! Leaves out memory mapping on purpose: a source that shrinks while it is read would kill the
+//! process with `SIGBUS` instead of giving an error.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ftruncate, seek};
+use rustix::io::Errno;
+
+use crate::disk::amount;
+use crate::{Error, Presence, Result, Storage, StorageMut};
+
+/// Zeroes written at a time where a hole cannot be punched.
+const ZEROES: usize = 1 << 20;
+
+/// A file or block device.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    file: fs::File,
+    size: u64,
+    sparse: bool,
+}
+
+impl File {
+    /// Opens `path` for reading only.
+    ///
+    /// # Errors
+    /// Io when it cannot be opened; Usage when it is a directory, a pipe or a socket.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file =
+            fs::File::open(path).map_err(|error| Error::io("cannot open", error).in_file(path))?;
+        Self::from_file(file, path)
+    }
+
+    /// Creates `path` for writing; fails when it exists.
+    ///
+    /// # Errors
+    /// Io when it exists or cannot be created.
+    pub fn create_new(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| Error::io("cannot create", error).in_file(path))?;
+        Self::from_file(file, path)
+    }
+
+    /// Opens an existing file or device for reading and writing.
+    ///
+    /// # Errors
+    /// Io when it cannot be opened so.
+    pub fn open_mut(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|error| Error::io("cannot open for writing", error).in_file(path))?;
+        Self::from_file(file, path)
+    }
+
+    /// An unlinked temporary file in `folder`: space for an overlay that ends with the process.
+    ///
+    /// # Errors
+    /// Io when the folder cannot hold one.
+    pub fn temporary(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let file = tempfile::tempfile_in(folder)
+            .map_err(|error| Error::io("cannot create a temporary file", error).in_file(folder))?;
+        Self::from_file(file, &folder.join("(temporary file)"))
+    }
+
+    fn from_file(file: fs::File, path: &Path) -> Result<Self> {
+        let io = |error: io::Error| Error::io("cannot be examined", error).in_file(path);
+        let meta = file.metadata().map_err(io)?;
+        let kind = meta.file_type();
+        let size = if kind.is_file() {
+            meta.len()
+        } else if kind.is_block_device() {
+            seek(&file, SeekFrom::End(0)).map_err(|error| io(error.into()))?
+        } else {
+            return Err(Error::usage("is neither a file nor a block device").in_file(path));
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+            sparse: kind.is_file(),
+        })
+    }
+
+    fn failed(&self, what: &str, offset: u64, error: impl Into<io::Error>) -> Error {
+        let error = Error::io(what, error).at(offset).in_file(&self.path);
+        match error.to_string() {
+            text if text.contains("No space left") => {
+                error.hint("free some space or choose another target")
+            }
+            _ => error,
+        }
+    }
+
+    fn current_size(&self) -> u64 {
+        // A target grows while it is written; a source keeps the size it was opened with.
+        if self.sparse {
+            self.file.metadata().map_or(self.size, |meta| meta.len())
+        } else {
+            self.size
+        }
+    }
+}
+
+impl Storage for File {
+    fn name(&self) -> &Path {
+        &self.path
+    }
+
+    fn size(&self) -> u64 {
+        self.current_size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buf, offset).map_err(|error| {
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                Error::corrupt("file is truncated")
+                    .in_file(&self.path)
+                    .at(offset)
+                    .mismatch(
+                        format!("{} more bytes", buf.len()),
+                        self.current_size().saturating_sub(offset),
+                    )
+                    .hint("copy the image again from its origin")
+            } else {
+                self.failed("cannot read", offset, error)
+            }
+        })
+    }
+
+    fn presence(&self, offset: u64, want: u64) -> Result<(Presence, u64)> {
+        if !self.sparse {
+            return Ok((Presence::Data, want));
+        }
+        match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(data) if data > offset => {
+                Ok((Presence::Hole, data.saturating_sub(offset).min(want)))
+            }
+            Ok(_) => match seek(&self.file, SeekFrom::Hole(offset)) {
+                Ok(hole) if hole > offset => {
+                    Ok((Presence::Data, hole.saturating_sub(offset).min(want)))
+                }
+                Ok(_) => Ok((Presence::Data, want)),
+                Err(error) => Err(self.failed("cannot seek to a hole", offset, error)),
+            },
+            // No data until the end of the file.
+            Err(Errno::NXIO) if offset < self.current_size() => Ok((Presence::Hole, want)),
+            // A file system without holes, or a read past the end, which the read itself reports.
+            Err(_) => Ok((Presence::Data, want)),
+        }
+    }
+
+    fn as_file(&self) -> Option<&fs::File> {
+        Some(&self.file)
+    }
+}
+
+impl StorageMut for File {
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.file
+            .write_all_at(data, offset)
+            .map_err(|error| self.failed("cannot write", offset, error))
+    }
+
+    fn set_size(&self, size: u64) -> Result<()> {
+        if !self.sparse {
+            return if size <= self.size {
+                Ok(())
+            } else {
+                Err(Error::usage("device is too small")
+                    .in_file(&self.path)
+                    .mismatch(format!("at least {size} bytes"), self.size))
+            };
+        }
+        ftruncate(&self.file, size).map_err(|error| self.failed("cannot resize", size, error))
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if fallocate(&self.file, punch, offset, len).is_ok() {
+            return Ok(());
+        }
+        let zeroes = vec![0; ZEROES];
+        let mut at = offset;
+        let mut left = len;
+        // Ends because `left` shrinks by at least one byte a round.
+        while left > 0 {
+            let part = usize::try_from(left).unwrap_or(ZEROES).min(ZEROES);
+            self.write_at(zeroes.get(..part).unwrap_or(&zeroes), at)?;
+            at = at.saturating_add(amount(part));
+            left = left.saturating_sub(amount(part));
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.file
+            .sync_data()
+            .map_err(|error| self.failed("cannot flush", 0, error))
+    }
+}

@@ -1,0 +1,71 @@
+//! The formats by name, and telling them apart by content.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rehost_block::{Error, Result, Storage};
+use serde::Serialize;
+
+/// A disk image format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// The guest's bytes as they are.
+    Raw,
+    /// QEMU copy-on-write, versions 2 and 3.
+    Qcow2,
+    /// VMware virtual disk, all kinds that begin with a sparse header or a descriptor.
+    Vmdk,
+}
+
+impl Format {
+    /// The name used by `--from`, `--to` and reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+        }
+    }
+
+    /// What a storage's first bytes say it is; raw when they say nothing.
+    ///
+    /// # Errors
+    /// Io when the first bytes cannot be read.
+    pub fn sniff(storage: &dyn Storage) -> Result<Self> {
+        let mut head = [0; 512];
+        let len = usize::try_from(storage.size())
+            .unwrap_or(head.len())
+            .min(head.len());
+        let head = head.get_mut(..len).unwrap_or_default();
+        storage.read_at(head, 0)?;
+        Ok(if head.starts_with(b"QFI\xfb") {
+            Self::Qcow2
+        } else if head.starts_with(b"KDMV") || head.starts_with(b"# Disk DescriptorFile") {
+            Self::Vmdk
+        } else {
+            Self::Raw
+        })
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "raw" | "img" => Ok(Self::Raw),
+            "qcow2" => Ok(Self::Qcow2),
+            "vmdk" => Ok(Self::Vmdk),
+            _ => Err(Error::usage(format!("unknown format {name:?}"))
+                .hint("known formats: raw, qcow2, vmdk")),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `Target`: an image being written, in two phases, so that a killed run leaves nothing that could
+//! be mistaken for a finished image.
+//!
+//! The copy engine cuts the guest's address space at multiples of [`Target::unit`], leaves out what
+//! reads as zero, calls [`Target::pack`] from many threads (the work that costs processor time),
+//! and [`Target::put`] from many threads too, or in ascending order where the format asks for that.
+//! [`Target::publish`] then writes the structures that make the file an image.
+
+use std::fmt;
+use std::num::NonZeroU64;
+
+use rehost_block::Result;
+use serde::Serialize;
+
+/// In which order a target takes its payloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Any order, from many threads at once.
+    Any,
+    /// Guest offsets ascending, one at a time.
+    Ascending,
+}
+
+/// What `put` stores.
+#[derive(Debug)]
+pub enum Payload<'a> {
+    /// Guest bytes as they are.
+    Plain(&'a [u8]),
+    /// The stored form of each unit in turn; an empty one is a unit of zeroes.
+    Packed(Vec<Vec<u8>>),
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Written {
+    /// Guest-visible bytes that are stored.
+    pub data_bytes: u64,
+    /// Length of the image in bytes, all its files together.
+    pub file_bytes: u64,
+}
+
+/// An image being written. Offsets and lengths are the guest's, in bytes.
+pub trait Target: Send + Sync + fmt::Debug {
+    /// Guest bytes per allocation unit (cluster, grain, block). Payloads begin at multiples of it
+    /// and cover whole units, but for the last one of the disk.
+    fn unit(&self) -> NonZeroU64;
+
+    /// In which order payloads must come.
+    fn order(&self) -> Order;
+
+    /// Turns guest bytes at `offset` into what [`Target::put`] takes. Costs processor time only.
+    ///
+    /// # Errors
+    /// Internal when the codec fails.
+    fn pack<'a>(&self, offset: u64, plain: &'a [u8]) -> Result<Payload<'a>> {
+        let _ = offset;
+        Ok(Payload::Plain(plain))
+    }
+
+    /// Allocates room and stores `payload`. Each unit is put at most once; units never put read as
+    /// zeroes.
+    ///
+    /// # Errors
+    /// Io when the storage fails; Usage when a unit lies past the end of the disk.
+    fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()>;
+
+    /// Writes what makes the file an image, and returns once it is on stable storage.
+    ///
+    /// # Errors
+    /// Io when the storage fails. The target stays recognisably incomplete then.
+    fn publish(&self) -> Result<Written>;
+}
