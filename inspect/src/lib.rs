@@ -1,4 +1,6 @@
-//! inspect.
+//! What is on a disk: operating system, kernels, boot loader, network.
+//!
+//! Reads only; runs nothing of the guest's; asks nothing. [`model`] holds what comes out.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -8,3 +10,7 @@
         clippy::indexing_slicing
     )
 )]
+
+pub mod model;
+
+pub use model::Inspection;
