@@ -88,6 +88,12 @@ pub enum Next {
 pub trait Watch: Send {
     /// `bytes` came, in order.
     fn serial(&mut self, bytes: &[u8]) -> Next;
+
+    /// Nothing has come for a moment. Engines call it several times a second while the guest is
+    /// silent, so that a watcher can act on a prompt that stands or a message that fails to come.
+    fn idle(&mut self) -> Next {
+        Next::Continue
+    }
 }
 
 /// Why a run ended.
