@@ -1,8 +1,8 @@
 //! Disk image formats: each answers where a guest's bytes are, and each can be written.
 //!
-//! Reading: [`open`] gives an [`Image`], a [`Disk`](rehost_block::Disk) over the image and its
-//! parents. Writing: [`Target`], which is filled by the copy engine and becomes a valid image only
-//! when it is published.
+//! Reading: [`Image::open`] opens an image and its parents and gives one
+//! [`Disk`](rehost_block::Disk). Writing: [`create`] gives a [`Target`], which is filled by the copy
+//! engine and becomes a valid image only when it is published.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -13,8 +13,12 @@
     )
 )]
 
+mod create;
 mod format;
+mod image;
 mod target;
 
+pub use create::{Compression, TargetSpec, VmdkKind, create};
 pub use format::Format;
+pub use image::{Backing, Details, Image, LayerDescription};
 pub use target::{Order, Payload, Target, Written};

@@ -1,0 +1,95 @@
+//! `create`: from what is wanted ([`TargetSpec`]) to an empty [`Target`] of that format.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rehost_block::{Error, Result, StorageMut};
+use serde::Serialize;
+
+use crate::{Format, Target};
+
+/// How the units of a target are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Deflate, level 1 (fast) to 9 (small).
+    Zlib(u8),
+    /// Zstandard, level 1 (fast) to 22 (small).
+    Zstd(u8),
+}
+
+impl Compression {
+    /// The codec's name in options and reports.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Zlib(_) => "zlib",
+            Self::Zstd(_) => "zstd",
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which kind of VMDK to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub enum VmdkKind {
+    /// One growable file, as VMware Workstation makes it.
+    #[default]
+    #[serde(rename = "monolithicSparse")]
+    MonolithicSparse,
+    /// One compressed, append-only file, as an OVA carries it.
+    #[serde(rename = "streamOptimized")]
+    StreamOptimized,
+}
+
+/// What is to be written.
+#[derive(Debug, Clone)]
+pub struct TargetSpec {
+    /// The format.
+    pub format: Format,
+    /// Guest-visible size in bytes.
+    pub size: u64,
+    /// Whether and how units are compressed.
+    pub compression: Option<Compression>,
+    /// Bytes per qcow2 cluster, a power of two from 512 to 2 MiB; 64 KiB when not given.
+    pub cluster_size: Option<u32>,
+    /// The kind of VMDK. Other formats do not look at it.
+    pub vmdk: VmdkKind,
+    /// The image's final file name, for formats whose structures repeat it (a VMDK descriptor).
+    pub name: String,
+}
+
+impl TargetSpec {
+    /// An uncompressed image of `format` with `size` guest bytes, to be called `name`.
+    #[must_use]
+    pub fn new(format: Format, size: u64, name: impl Into<String>) -> Self {
+        Self {
+            format,
+            size,
+            compression: None,
+            cluster_size: None,
+            vmdk: VmdkKind::default(),
+            name: name.into(),
+        }
+    }
+}
+
+/// An empty image as `spec` asks for, on `storage`. Until it is published, what is on `storage`
+/// is recognisably no image.
+///
+/// # Errors
+/// Usage when the format cannot do what is asked for; Io when the storage fails.
+pub fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Target>> {
+    match spec.format {
+        Format::Raw | Format::Qcow2 | Format::Vmdk => Err(Error::unsupported(format!(
+            "writing {} images is not built in",
+            spec.format
+        ))
+        .in_file(storage.name())),
+    }
+}

@@ -1,0 +1,236 @@
+//! `Image`: a disk image with everything it names (parents, extents, data files), opened read-only.
+//!
+//! Nothing is guessed silently: a format that was told apart by content says so in its
+//! [`LayerDescription::sniffed`]. Every file but the first is opened through the caller's
+//! [`Opener`].
+//!
+//! Left out on purpose: parents that are no local file (`nbd://`, `json:` names), refused by name.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rehost_block::{Chain, Disk, Error, File, Layer, Opener, Result, Storage, StorageDisk};
+use serde::Serialize;
+
+use crate::Format;
+
+/// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
+const MAX_CHAIN: usize = 200;
+
+/// What is known of one image file: what `qemu-img info` would show.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerDescription {
+    /// The file, links followed.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Whether the format was told apart by content, neither given nor named by the child.
+    pub sniffed: bool,
+    /// Guest-visible size in bytes.
+    pub virtual_size: u64,
+    /// Length of the file (and its extents or data file) in bytes.
+    pub file_size: u64,
+    /// Bytes per allocation unit (cluster, grain), where the format has one.
+    pub unit: Option<u64>,
+    /// The codec of compressed units, where the format allows them.
+    pub compression: Option<&'static str>,
+    /// The parent it names.
+    pub backing: Option<Backing>,
+    /// What only this format has.
+    pub details: Details,
+}
+
+/// A parent as its child names it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Backing {
+    /// The name as written in the child.
+    pub name: PathBuf,
+    /// The format as written in the child; without it the parent's content decides.
+    pub format: Option<Format>,
+}
+
+/// What only one format has.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Details {
+    /// Raw images have nothing more to tell.
+    Raw,
+}
+
+/// One file of a chain on its way to be opened: what each format's `open` takes.
+#[derive(Debug)]
+pub(crate) struct Opening<'a> {
+    /// Where the file is.
+    pub(crate) path: &'a Path,
+    /// Its bytes.
+    pub(crate) storage: Arc<dyn Storage>,
+    /// The gate for every further file.
+    pub(crate) opener: &'a dyn Opener,
+}
+
+/// One opened file of a chain: what each format's `open` gives. The parent, where
+/// `description.backing` names one, is opened by [`Image`].
+#[derive(Debug)]
+pub(crate) struct OpenedLayer {
+    /// Where the guest bytes are.
+    pub(crate) layer: Arc<dyn Layer>,
+    /// `sniffed` is overwritten by [`Image`], which knows.
+    pub(crate) description: LayerDescription,
+    /// Files opened besides the image itself (extents, data file), parents excluded.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// A disk image with its parents.
+#[derive(Debug)]
+pub struct Image {
+    disk: Arc<dyn Disk>,
+    layers: Vec<LayerDescription>,
+    files: Vec<PathBuf>,
+}
+
+impl Image {
+    /// Opens the image at `path`, read-only, and everything it names. Without a `format` its
+    /// content decides ([`Image::sniffed`] tells).
+    ///
+    /// # Errors
+    /// Usage when `opener` refuses a file; Io when one cannot be opened; Unsupported, by name, for
+    /// what a format has and this program does not read; Corrupt for what contradicts its format.
+    pub fn open(
+        path: impl AsRef<Path>,
+        format: Option<Format>,
+        opener: &dyn Opener,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        let storage: Arc<dyn Storage> = Arc::new(File::open(path)?);
+        let path = path
+            .canonicalize()
+            .map_err(|error| Error::io("cannot open", error).in_file(path))?;
+        Self::from_storage(path, storage, format, opener)
+    }
+
+    /// As [`Image::open`], for an image whose bytes are at hand under the name `path`.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn from_storage(
+        path: PathBuf,
+        storage: Arc<dyn Storage>,
+        format: Option<Format>,
+        opener: &dyn Opener,
+    ) -> Result<Self> {
+        let mut chain = Vec::new();
+        let mut layers: Vec<LayerDescription> = Vec::new();
+        let mut files = Vec::new();
+        let mut next = Some((path, storage, format));
+        // Ends because no path may come twice and the length of a chain is limited.
+        while let Some((path, storage, format)) = next.take() {
+            let named = format;
+            let format = match named {
+                Some(format) => format,
+                None => Format::sniff(&*storage)?,
+            };
+            let mut opened = open_layer(
+                format,
+                &Opening {
+                    path: &path,
+                    storage,
+                    opener,
+                },
+            )
+            .map_err(|error| error.in_file(&path))?;
+            opened.description.sniffed = named.is_none();
+            files.push(path.clone());
+            files.append(&mut opened.files);
+            if let Some(backing) = &opened.description.backing {
+                if chain.len().saturating_add(1) >= MAX_CHAIN {
+                    return Err(Error::unsupported("backing chain is too long")
+                        .in_file(&path)
+                        .mismatch(format!("at most {MAX_CHAIN} files"), "one more"));
+                }
+                let parent = opener.open(&backing.name, &path)?;
+                if files.contains(&parent.path) {
+                    return Err(Error::corrupt(format!(
+                        "backing chain loops back to {}",
+                        parent.path.display()
+                    ))
+                    .in_file(&path));
+                }
+                next = Some((parent.path, parent.storage, backing.format));
+            }
+            chain.push(opened.layer);
+            layers.push(opened.description);
+        }
+        Ok(Self {
+            disk: Arc::new(Chain::new(chain)?),
+            layers,
+            files,
+        })
+    }
+
+    /// What the guest sees.
+    #[must_use]
+    pub fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+
+    /// The format of the image itself.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.layers
+            .first()
+            .map_or(Format::Raw, |layer| layer.format)
+    }
+
+    /// Whether that format was told apart by content instead of given.
+    #[must_use]
+    pub fn sniffed(&self) -> bool {
+        self.layers.first().is_some_and(|layer| layer.sniffed)
+    }
+
+    /// Guest-visible size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    /// The image itself first, each parent after its child.
+    #[must_use]
+    pub fn layers(&self) -> &[LayerDescription] {
+        &self.layers
+    }
+
+    /// Every file that was opened, links followed.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
+    match format {
+        Format::Raw => Ok(open_raw(opening)),
+        Format::Qcow2 | Format::Vmdk => Err(Error::unsupported(format!(
+            "reading {format} images is not built in"
+        ))),
+    }
+}
+
+fn open_raw(opening: &Opening<'_>) -> OpenedLayer {
+    let size = opening.storage.size();
+    OpenedLayer {
+        layer: Arc::new(StorageDisk::new(Arc::clone(&opening.storage))),
+        description: LayerDescription {
+            path: opening.path.to_owned(),
+            format: Format::Raw,
+            sniffed: false,
+            virtual_size: size,
+            file_size: size,
+            unit: None,
+            compression: None,
+            backing: None,
+            details: Details::Raw,
+        },
+        files: Vec::new(),
+    }
+}
