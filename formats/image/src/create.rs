@@ -1,6 +1,7 @@
 //! `create`: from what is wanted ([`TargetSpec`]) to an empty [`Target`] of that format.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rehost_block::{Error, Result, StorageMut};
@@ -32,6 +33,34 @@ impl Compression {
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Compression {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (codec, level) = match text.split_once(':') {
+            Some((codec, level)) => (codec, Some(level)),
+            None => (text, None),
+        };
+        let level = |default: u8, most: u8| match level {
+            None => Ok(default),
+            Some(level) => level
+                .parse()
+                .ok()
+                .filter(|level| (1..=most).contains(level))
+                .ok_or_else(|| {
+                    Error::usage(format!("{codec} has no level {level:?}"))
+                        .hint(format!("levels go from 1 (fast) to {most} (small)"))
+                }),
+        };
+        match codec {
+            "zlib" => level(6, 9).map(Self::Zlib),
+            "zstd" => level(3, 22).map(Self::Zstd),
+            _ => Err(Error::usage(format!("unknown codec {codec:?}"))
+                .hint("known codecs: zlib, zstd")),
+        }
     }
 }
 
