@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rehost_block::{Chain, Disk, Error, File, Layer, Opener, Result, Storage, StorageDisk};
 use serde::Serialize;
 
-use crate::Format;
+use crate::{Format, Qcow2Details, qcow2};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
@@ -56,6 +56,8 @@ pub struct Backing {
 pub enum Details {
     /// Raw images have nothing more to tell.
     Raw,
+    /// Of a qcow2 image.
+    Qcow2(Qcow2Details),
 }
 
 /// One file of a chain on its way to be opened: what each format's `open` takes.
@@ -210,7 +212,8 @@ impl Image {
 fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
     match format {
         Format::Raw => Ok(open_raw(opening)),
-        Format::Qcow2 | Format::Vmdk => Err(Error::unsupported(format!(
+        Format::Qcow2 => qcow2::open(opening),
+        Format::Vmdk => Err(Error::unsupported(format!(
             "reading {format} images is not built in"
         ))),
     }

@@ -13,12 +13,15 @@
     )
 )]
 
+mod codec;
 mod create;
 mod format;
 mod image;
+mod qcow2;
 mod target;
 
 pub use create::{Compression, TargetSpec, VmdkKind, create};
 pub use format::Format;
 pub use image::{Backing, Details, Image, LayerDescription};
+pub use qcow2::Qcow2Details;
 pub use target::{Order, Payload, Target, Written};

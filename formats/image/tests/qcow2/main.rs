@@ -1,0 +1,5 @@
+//! qcow2 against foreign judges: qemu-img and qemu-io make, check and compare the images.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod judge;
+mod reading;
