@@ -1,5 +1,6 @@
 //! The server as nbdinfo, nbdcopy, qemu-img and qemu-io see it.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

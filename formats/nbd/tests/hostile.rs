@@ -1,5 +1,6 @@
 //! Clients that break the protocol: each is one named error, and the next client is served.
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
