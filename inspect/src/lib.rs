@@ -11,6 +11,8 @@
     )
 )]
 
+pub mod initramfs;
 pub mod model;
+pub mod modules;
 
 pub use model::Inspection;
