@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rehost_block::{Error, Result, StorageMut};
 use serde::Serialize;
 
+use crate::raw::RawTarget;
+use crate::vmdk::{Adapter, SparseTarget, StreamTarget};
 use crate::{Format, Target};
 
 /// How the units of a target are compressed.
@@ -58,8 +60,10 @@ impl FromStr for Compression {
         match codec {
             "zlib" => level(6, 9).map(Self::Zlib),
             "zstd" => level(3, 22).map(Self::Zstd),
-            _ => Err(Error::usage(format!("unknown codec {codec:?}"))
-                .hint("known codecs: zlib, zstd")),
+            _ => {
+                Err(Error::usage(format!("unknown codec {codec:?}"))
+                    .hint("known codecs: zlib, zstd"))
+            }
         }
     }
 }
@@ -89,6 +93,8 @@ pub struct TargetSpec {
     pub cluster_size: Option<u32>,
     /// The kind of VMDK. Other formats do not look at it.
     pub vmdk: VmdkKind,
+    /// The controller that a VMDK says it hangs on. Other formats do not look at it.
+    pub adapter: Adapter,
     /// The image's final file name, for formats whose structures repeat it (a VMDK descriptor).
     pub name: String,
 }
@@ -103,6 +109,7 @@ impl TargetSpec {
             compression: None,
             cluster_size: None,
             vmdk: VmdkKind::default(),
+            adapter: Adapter::default(),
             name: name.into(),
         }
     }
@@ -115,10 +122,47 @@ impl TargetSpec {
 /// Usage when the format cannot do what is asked for; Io when the storage fails.
 pub fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Target>> {
     match spec.format {
-        Format::Raw | Format::Qcow2 | Format::Vmdk => Err(Error::unsupported(format!(
+        Format::Raw => {
+            refuse_compression(spec, "raw images")?;
+            Ok(Box::new(RawTarget::create(storage, spec.size)?))
+        }
+        Format::Vmdk => create_vmdk(spec, storage),
+        Format::Qcow2 => Err(Error::unsupported(format!(
             "writing {} images is not built in",
             spec.format
         ))
         .in_file(storage.name())),
+    }
+}
+
+fn create_vmdk(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Target>> {
+    match spec.vmdk {
+        VmdkKind::MonolithicSparse => {
+            refuse_compression(spec, "monolithicSparse VMDKs")?;
+            let target = SparseTarget::create(storage, spec.size, &spec.name, spec.adapter)?;
+            Ok(Box::new(target))
+        }
+        VmdkKind::StreamOptimized => {
+            let level = match spec.compression {
+                None => StreamTarget::DEFAULT_LEVEL,
+                Some(Compression::Zlib(level)) => level,
+                Some(Compression::Zstd(_)) => {
+                    return Err(Error::usage("streamOptimized VMDKs cannot use zstd")
+                        .hint("leave the compression out, or choose zlib"));
+                }
+            };
+            let target = StreamTarget::create(storage, spec.size, &spec.name, spec.adapter, level)?;
+            Ok(Box::new(target))
+        }
+    }
+}
+
+fn refuse_compression(spec: &TargetSpec, what: &str) -> Result<()> {
+    match spec.compression {
+        None => Ok(()),
+        Some(compression) => Err(Error::usage(format!(
+            "{what} cannot be compressed with {compression}"
+        ))
+        .hint("write qcow2 or a streamOptimized VMDK instead")),
     }
 }

@@ -6,6 +6,15 @@ use std::str::FromStr;
 use rehost_block::{Error, Result, Storage};
 use serde::Serialize;
 
+/// First bytes of a VMDK: a sparse extent, a descriptor, and the two kinds of extent that are
+/// recognised to be refused by name (COWD, seSparse).
+const VMDK_MAGICS: [&[u8]; 4] = [
+    b"KDMV",
+    b"# Disk DescriptorFile",
+    b"COWD",
+    b"\xbe\xba\xfe\xca\0\0\0\0",
+];
+
 /// A disk image format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,7 +51,7 @@ impl Format {
         storage.read_at(head, 0)?;
         Ok(if head.starts_with(b"QFI\xfb") {
             Self::Qcow2
-        } else if head.starts_with(b"KDMV") || head.starts_with(b"# Disk DescriptorFile") {
+        } else if VMDK_MAGICS.iter().any(|magic| head.starts_with(magic)) {
             Self::Vmdk
         } else {
             Self::Raw

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rehost_block::{Chain, Disk, Error, File, Layer, Opener, Result, Storage, StorageDisk};
 use serde::Serialize;
 
-use crate::{Format, Qcow2Details, qcow2};
+use crate::{Format, Qcow2Details, VmdkDetails, qcow2, vmdk};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
@@ -58,6 +58,8 @@ pub enum Details {
     Raw,
     /// Of a qcow2 image.
     Qcow2(Qcow2Details),
+    /// Of a VMDK.
+    Vmdk(VmdkDetails),
 }
 
 /// One file of a chain on its way to be opened: what each format's `open` takes.
@@ -213,9 +215,7 @@ fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
     match format {
         Format::Raw => Ok(open_raw(opening)),
         Format::Qcow2 => qcow2::open(opening),
-        Format::Vmdk => Err(Error::unsupported(format!(
-            "reading {format} images is not built in"
-        ))),
+        Format::Vmdk => vmdk::open(opening),
     }
 }
 

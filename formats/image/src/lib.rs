@@ -18,10 +18,13 @@ mod create;
 mod format;
 mod image;
 mod qcow2;
+mod raw;
 mod target;
+mod vmdk;
 
 pub use create::{Compression, TargetSpec, VmdkKind, create};
 pub use format::Format;
 pub use image::{Backing, Details, Image, LayerDescription};
 pub use qcow2::Qcow2Details;
 pub use target::{Order, Payload, Target, Written};
+pub use vmdk::{Adapter, VmdkDetails};

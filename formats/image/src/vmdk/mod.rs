@@ -1,0 +1,44 @@
+//! VMDK, VMware's virtual disk: a descriptor and the extents that it lists.
+//!
+//! VMware "Virtual Disk Format 5.0" (technical note, 2011). Reads `monolithicSparse`,
+//! `monolithicFlat`, `twoGbMaxExtentSparse`, `twoGbMaxExtentFlat`, `streamOptimized` (one extent or
+//! several), the flat disks of ESXi (`vmfs`, `vmfsThin` and the like) and `custom` mixtures of
+//! these, each also as a snapshot over a parent. Writes `monolithicSparse` and `streamOptimized`.
+//!
+//! Leaves out on purpose, refused by name: COWD (`vmfsSparse`) and `seSparse` snapshot deltas,
+//! disks that are devices (`fullDevice`, `partitionedDevice`, raw device mappings), vSAN objects,
+//! compressed grains without markers, and an extent file opened without its descriptor.
+
+mod codec;
+mod descriptor;
+mod header;
+mod layer;
+mod open;
+mod sparse;
+mod sparse_target;
+mod stream_target;
+mod text;
+
+pub use text::Adapter;
+
+pub use open::VmdkDetails;
+
+pub(crate) use open::open;
+pub(crate) use sparse_target::SparseTarget;
+pub(crate) use stream_target::StreamTarget;
+
+use rehost_block::{Error, Result};
+
+/// The unit of all counts in VMDK structures, in bytes.
+const SECTOR: u64 = 512;
+
+/// A buffer's length as a byte count. Lossless: `usize` is at most 64 bits wide on every target
+/// this program builds for.
+fn amount(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+/// A byte count as a buffer's length.
+fn length(len: u64) -> Result<usize> {
+    usize::try_from(len).map_err(|_| Error::unsupported("length exceeds this machine's memory"))
+}
