@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::raw::RawTarget;
 use crate::vmdk::{Adapter, SparseTarget, StreamTarget};
-use crate::{Format, Target};
+use crate::{Format, Target, qcow2};
 
 /// How the units of a target are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -85,7 +85,8 @@ pub enum VmdkKind {
 pub struct TargetSpec {
     /// The format.
     pub format: Format,
-    /// Guest-visible size in bytes.
+    /// Guest-visible size in bytes. Formats that count in sectors round it up to whole ones, and
+    /// the rest of the last one reads as zeroes.
     pub size: u64,
     /// Whether and how units are compressed.
     pub compression: Option<Compression>,
@@ -126,12 +127,8 @@ pub fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn
             refuse_compression(spec, "raw images")?;
             Ok(Box::new(RawTarget::create(storage, spec.size)?))
         }
+        Format::Qcow2 => qcow2::create(spec, storage),
         Format::Vmdk => create_vmdk(spec, storage),
-        Format::Qcow2 => Err(Error::unsupported(format!(
-            "writing {} images is not built in",
-            spec.format
-        ))
-        .in_file(storage.name())),
     }
 }
 

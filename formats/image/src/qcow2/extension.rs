@@ -7,6 +7,9 @@ use rehost_block::{Fields, Result};
 /// No extension of the file may begin after this many others. Ours: QEMU writes at most five.
 const MAX_EXTENSIONS: u32 = 1024;
 
+/// The type of the feature name table.
+pub(super) const FEATURE_NAMES: u32 = 0x6803_f857;
+
 /// What the extensions of one image say.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
@@ -56,7 +59,7 @@ impl Extensions {
             0x2385_2875 => {
                 self.bitmaps = body.first_chunk().map_or(0, |n| u32::from_be_bytes(*n));
             }
-            0x6803_f857 => {
+            FEATURE_NAMES => {
                 for entry in body.as_chunks::<48>().0 {
                     let [kind, bit, name @ ..] = entry;
                     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();

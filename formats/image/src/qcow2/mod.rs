@@ -9,22 +9,27 @@
 //! bitmaps are counted and otherwise not looked at: the active layer is what is read. Refcounts
 //! are not needed for reading and are not checked.
 
+mod allocator;
 mod entry;
 mod extension;
 mod header;
 mod layer;
+mod mapping;
+mod packer;
+mod refcount;
 mod tables;
+mod target;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{Error, Result, Storage};
+use rehost_block::{Error, Result, Storage, StorageMut};
 use serde::Serialize;
 
 use crate::image::{Backing, Details, LayerDescription, OpenedLayer, Opening};
-use crate::{Format, codec};
+use crate::{Format, Target, TargetSpec, codec};
 use header::Header;
 use layer::Qcow2;
 
@@ -115,6 +120,13 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         description,
         files,
     })
+}
+
+/// Begins one qcow2 file.
+pub(crate) fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Target>> {
+    let name = storage.name().to_owned();
+    let target = target::create(spec, storage).map_err(|error| error.in_file(name))?;
+    Ok(Box::new(target))
 }
 
 /// A file name from an image, as a local path. QEMU also takes URLs, `json:{}` descriptions and

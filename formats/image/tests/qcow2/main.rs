@@ -3,3 +3,4 @@
 
 mod judge;
 mod reading;
+mod writing;
