@@ -1,8 +1,17 @@
 //! Boots a guest in its own virtual machine and says what it saw.
 //!
-//! Two engines run the same [`Machine`]: the built-in one on `/dev/kvm`, and QEMU. `unsafe` exists
-//! in this crate alone.
+//! Two engines run the same [`Machine`]: the built-in one on `/dev/kvm`, and QEMU. [`boot`] runs
+//! one, watches the guest's serial console and gives a [`Verdict`]. `unsafe` exists in this crate
+//! alone.
 
 mod machine;
+mod qemu;
+mod recognise;
+mod recognisers;
+mod verdict;
 
 pub use machine::{Bus, DirectBoot, Ended, Engine, Machine, MachineDisk, Next, Start, Watch};
+pub use qemu::{Accelerator, QemuEngine};
+pub use recognise::{Meaning, Recogniser, Shape, Stage};
+pub use recognisers::RECOGNISERS;
+pub use verdict::{Limits, Milestone, Outcome, Verdict, boot};
