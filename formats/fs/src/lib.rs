@@ -1,6 +1,7 @@
 //! Filesystems, read and written in process: no mount, no root.
 //!
-//! [`FileSystem`] reads, [`FileSystemMut`] writes; [`path`] resolves paths over either.
+//! [`detect`] says what a volume holds and [`open`] opens it. [`FileSystem`] reads,
+//! [`FileSystemMut`] writes; [`path`] resolves paths over either.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -11,9 +12,13 @@
     )
 )]
 
+mod detect;
+mod ext4;
 mod filesystem;
 pub mod path;
 
+pub use detect::{Kind, detect, open};
+pub use ext4::Ext4;
 pub use filesystem::{
     Attributes, DirEntry, FileKind, FileSystem, FileSystemMut, Identity, Inode, Stored,
 };
