@@ -140,7 +140,9 @@ impl Layer for Qcow2 {
         }
         let want = want.min(left);
         let mut table = None;
-        let mut found = self.stretch(offset, &mut table)?;
+        let mut found = self
+            .stretch(offset, &mut table)
+            .map_err(|error| error.in_file(self.storage.name()))?;
         // Ends because every stretch has at least one byte and `want` is finite. A faulty entry
         // further on is reported when it is asked for, not instead of the good bytes before it.
         while found.len < want {

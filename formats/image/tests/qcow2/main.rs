@@ -1,6 +1,8 @@
 //! qcow2 against foreign judges: qemu-img and qemu-io make, check and compare the images.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod corpora;
+mod corruption;
 mod judge;
 mod reading;
 mod writing;
