@@ -206,6 +206,14 @@ impl Initramfs {
         self.tree.find(path, rehost_fs::path::LastLink::Keep)
     }
 
+    /// Whether `path` is a directory, links followed.
+    #[must_use]
+    pub fn is_directory(&self, path: &[u8]) -> bool {
+        self.tree
+            .find(path, rehost_fs::path::LastLink::Follow)
+            .is_some_and(|node| node.kind == FileKind::Directory)
+    }
+
     /// `path` with the links in its directories resolved, whether or not its last component exists;
     /// `None` when a directory on the way is missing.
     #[must_use]
