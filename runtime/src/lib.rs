@@ -4,6 +4,8 @@
 //! one, watches the guest's serial console and gives a [`Verdict`]. `unsafe` exists in this crate
 //! alone.
 
+#[cfg(target_arch = "x86_64")]
+pub mod kvm;
 mod machine;
 mod qemu;
 mod recognise;
