@@ -89,7 +89,7 @@ impl Ext4 {
     pub fn open(disk: Arc<dyn Disk>) -> Result<Self> {
         let fs = Self::open_as_it_is(Arc::clone(&disk))?;
         if !fs.sb.features.incompat(incompat::RECOVER) {
-            return Ok(fs);
+            return fs.with_root();
         }
         if !fs.sb.features.compat(compat::HAS_JOURNAL) {
             return Err(Error::corrupt("needs recovery, but has no journal")
@@ -100,7 +100,17 @@ impl Ext4 {
         Journal::open(&fs)?.replay(&overlay)?;
         let mut replayed = Self::open_as_it_is(overlay)?;
         replayed.replayed = true;
-        Ok(replayed)
+        replayed.with_root()
+    }
+
+    /// Itself, when its root is a directory.
+    fn with_root(self) -> Result<Self> {
+        let root = self.node(ROOT)?;
+        if root.kind()? == FileKind::Directory {
+            Ok(self)
+        } else {
+            Err(root.corrupt("the root is not a directory"))
+        }
     }
 
     /// Opens without looking at the journal.

@@ -129,6 +129,10 @@ impl JournalHeader {
             None
         };
         let end = fast.unwrap_or(len);
+        // The block between the ring and the area stays unused (`j_fc_first = j_last + 1`).
+        let fast = fast
+            .map(|block| block.saturating_add(1))
+            .filter(|block| *block < len);
         let first = f.u32_be(0x14)?;
         let start = f.u32_be(0x1c)?;
         if first == 0 || first >= end || start != 0 && !(first..end).contains(&start) {
