@@ -1,6 +1,8 @@
 //! What is on a disk: operating system, kernels, boot loader, network.
 //!
-//! Reads only; runs nothing of the guest's; asks nothing. [`model`] holds what comes out.
+//! Reads only; runs nothing of the guest's; asks nothing. [`inspect`] takes disks and gives a
+//! [`Guest`]: its [`model::Inspection`] (values, printable, serialisable) and its [`GuestTree`]
+//! (paths across all its filesystems).
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -11,8 +13,24 @@
     )
 )]
 
+mod boot;
+mod device;
+mod findings;
+mod guest;
 pub mod initramfs;
+mod kernels;
 pub mod model;
 pub mod modules;
+mod names;
+mod network;
+mod reader;
+mod render;
+mod system;
+mod text;
+mod tree;
 
+pub use boot::BootChoice;
+pub use guest::{Guest, Options, inspect};
+pub use kernels::DRIVERS;
 pub use model::Inspection;
+pub use tree::{GuestTree, Location, OpenedFilesystem};

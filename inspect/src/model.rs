@@ -68,19 +68,23 @@ pub struct FilesystemFound {
 pub enum Content {
     /// A filesystem that was opened.
     Filesystem(Identity),
-    /// A filesystem, swap area or container that is recognised and not opened.
+    /// A swap area, or a container of other volumes.
     Recognised {
-        /// `swap`, `LVM2_member`, `crypto_LUKS`, `ntfs`, `xfs`, …, as `blkid` prints it.
+        /// `swap`, `LVM2_member`, `crypto_LUKS`, …, as `blkid` prints it.
         kind: String,
         /// Its UUID, where the signature carries one.
         uuid: Option<String>,
         /// Its label, where the signature carries one.
         label: Option<String>,
     },
-    /// A filesystem whose opening failed.
+    /// A filesystem that could not be opened: damaged, or of a kind that is only named.
     Broken {
         /// As `blkid` prints it.
         kind: String,
+        /// Its UUID, where the signature carries one.
+        uuid: Option<String>,
+        /// Its label, where the signature carries one.
+        label: Option<String>,
         /// The error, with its place.
         error: String,
     },
@@ -104,8 +108,8 @@ impl Content {
     pub fn uuid(&self) -> Option<&str> {
         match self {
             Self::Filesystem(identity) => identity.uuid.as_deref(),
-            Self::Recognised { uuid, .. } => uuid.as_deref(),
-            Self::Broken { .. } | Self::Unknown => None,
+            Self::Recognised { uuid, .. } | Self::Broken { uuid, .. } => uuid.as_deref(),
+            Self::Unknown => None,
         }
     }
 
@@ -114,8 +118,8 @@ impl Content {
     pub fn label(&self) -> Option<&str> {
         match self {
             Self::Filesystem(identity) => identity.label.as_deref(),
-            Self::Recognised { label, .. } => label.as_deref(),
-            Self::Broken { .. } | Self::Unknown => None,
+            Self::Recognised { label, .. } | Self::Broken { label, .. } => label.as_deref(),
+            Self::Unknown => None,
         }
     }
 }

@@ -1,0 +1,294 @@
+//! What follows from the facts: what will not work on another machine, and what will differ.
+
+use crate::device::{DeviceSpec, Devices};
+use crate::model::{
+    Architecture, BootLoaderKind, DeviceRole, DriverState, Family, Finding, Firmware, GuestSystem,
+    Kernel, NetworkTool, Place, Severity,
+};
+use crate::reader::Reader;
+
+/// Drivers without which no virtio disk appears, and those of which one is enough.
+const VIRTIO_BUS: &str = "virtio_pci";
+const VIRTIO_DISKS: [&str; 2] = ["virtio_blk", "virtio_scsi"];
+
+/// Adds the findings about `system` to `reader`.
+pub(crate) fn derive(reader: &Reader<'_>, devices: &Devices, system: &GuestSystem) {
+    release(reader, system);
+    if system.kernels.iter().all(|kernel| kernel.image.is_none()) {
+        reader.find(Finding {
+            severity: Severity::Problem,
+            id: "no-kernel",
+            what: "no kernel image was found".to_owned(),
+            evidence: vec![Place::file("/boot")],
+            fix: Some("a machine without a kernel can be copied, not booted".to_owned()),
+        });
+    }
+    for kernel in &system.kernels {
+        virtio(reader, kernel);
+    }
+    device_names(reader, system);
+    boot_devices(reader, devices, system);
+    network(reader, system);
+    firmware(reader, system);
+    software(reader, system);
+}
+
+fn release(reader: &Reader<'_>, system: &GuestSystem) {
+    if system.os.family == Family::Unknown {
+        reader.find(Finding {
+            severity: Severity::Warning,
+            id: "unknown-os",
+            what: format!(
+                "{} ({}) is not a distribution whose rules are known",
+                system.os.pretty_name, system.os.id
+            ),
+            evidence: vec![system.os.place.clone()],
+            fix: Some("it is treated by what its files say, not by its name".to_owned()),
+        });
+    }
+    if let Some(other @ (Architecture::Aarch64 | Architecture::Other(_))) = system.architecture {
+        reader.find(Finding {
+            severity: Severity::Problem,
+            id: "foreign-architecture",
+            what: format!("the guest's programs are for {other}, not for x86"),
+            evidence: vec![Place::file("/sbin/init")],
+            fix: None,
+        });
+    }
+}
+
+fn virtio(reader: &Reader<'_>, kernel: &Kernel) {
+    let Some(image) = &kernel.image else {
+        return;
+    };
+    let has = |name: &str| kernel.driver(name) != DriverState::Absent;
+    if !has(VIRTIO_BUS) || !VIRTIO_DISKS.iter().any(|name| has(name)) {
+        reader.find(Finding {
+            severity: Severity::Problem,
+            id: "kernel-lacks-virtio",
+            what: format!(
+                "kernel {} has no virtio disk drivers at all",
+                kernel.version
+            ),
+            evidence: kernel.modules.iter().map(Place::file).collect(),
+            fix: Some("use a SATA or IDE disk on the target".to_owned()),
+        });
+        return;
+    }
+    // virtio-scsi needs the SCSI disk driver as well.
+    let blk = kernel.early("virtio_blk");
+    let scsi = kernel.early("virtio_scsi") && kernel.early("sd_mod");
+    if kernel.early(VIRTIO_BUS) && (blk || scsi) {
+        return;
+    }
+    let missing: Vec<&str> = [VIRTIO_BUS, "virtio_blk"]
+        .into_iter()
+        .filter(|name| !kernel.early(name))
+        .collect();
+    let (what, evidence) = match &kernel.initramfs {
+        Some(found) if found.error.is_some() => return,
+        Some(found) => (
+            format!(
+                "the initramfs of kernel {} lacks {}: on a virtio disk it will not find its root",
+                kernel.version,
+                missing.join(" and ")
+            ),
+            Place::file(&found.path),
+        ),
+        None => (
+            format!(
+                "kernel {} has no initramfs, and {} is not built in",
+                kernel.version,
+                missing.join(" and ")
+            ),
+            Place::file(image),
+        ),
+    };
+    reader.find(Finding {
+        severity: Severity::Problem,
+        id: "initramfs-lacks-virtio",
+        what,
+        evidence: vec![evidence],
+        fix: Some("`rehost inject` adds the modules that the guest has on disk".to_owned()),
+    });
+}
+
+fn device_names(reader: &Reader<'_>, system: &GuestSystem) {
+    for name in &system.device_names {
+        let severity = match name.role {
+            DeviceRole::Fstab | DeviceRole::BootRoot | DeviceRole::Crypttab => Severity::Problem,
+            DeviceRole::BootResume
+            | DeviceRole::BootSource
+            | DeviceRole::Resume
+            | DeviceRole::Initramfs => Severity::Warning,
+            DeviceRole::DeviceMap => Severity::Note,
+        };
+        let whose = match &name.inside {
+            Some(initramfs) => format!(" inside {initramfs}"),
+            None => String::new(),
+        };
+        reader.find(Finding {
+            severity,
+            id: "device-name",
+            what: format!("{} depends on the disk's bus{whose}", name.name),
+            evidence: vec![name.place.clone()],
+            fix: name.stable.as_ref().map(|stable| format!("use {stable}")),
+        });
+    }
+}
+
+/// `root=` and resume devices that are on none of the disks.
+fn boot_devices(reader: &Reader<'_>, devices: &Devices, system: &GuestSystem) {
+    for (number, entry) in system.boot.entries.iter().enumerate() {
+        let root = entry
+            .command_line
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("root="));
+        let missing = root
+            .filter(|root| DeviceSpec::parse(root).names_disk() && devices.resolve(root).is_none());
+        if let Some(root) = missing {
+            reader.find(Finding {
+                severity: if system.boot.default == Some(number) {
+                    Severity::Problem
+                } else {
+                    Severity::Warning
+                },
+                id: "root-not-found",
+                what: format!(
+                    "\"{}\" boots root={root}, which is on none of these disks",
+                    entry.title
+                ),
+                evidence: vec![entry.place.clone()],
+                fix: None,
+            });
+        }
+    }
+    for setting in &system.resume {
+        let names_disk = DeviceSpec::parse(&setting.spec).names_disk();
+        if names_disk && setting.resolved.is_none() {
+            reader.find(Finding {
+                severity: Severity::Warning,
+                id: "resume-not-found",
+                what: format!(
+                    "{} is on none of these disks: every boot waits for it (about 30 s)",
+                    setting.spec
+                ),
+                evidence: vec![setting.place.clone()],
+                fix: Some("set RESUME=none and rebuild the initramfs in the guest".to_owned()),
+            });
+        }
+    }
+}
+
+fn network(reader: &Reader<'_>, system: &GuestSystem) {
+    let old_names = system
+        .boot
+        .default
+        .and_then(|at| system.boot.entries.get(at))
+        .is_some_and(|entry| {
+            let mut words = entry.command_line.split_whitespace();
+            words.any(|word| word == "net.ifnames=0")
+        });
+    let pinned = |name: &str| {
+        system.network.iter().any(|other| {
+            let names = matches!(
+                other.configured_by,
+                NetworkTool::UdevRule | NetworkTool::SystemdLink
+            );
+            other.mac.is_some()
+                && other.name.as_deref() == Some(name)
+                && (names || other.configured_by == NetworkTool::Netplan)
+        })
+    };
+    let mut seen: Vec<&str> = Vec::new();
+    for interface in &system.network {
+        let Some(name) = interface.name.as_deref() else {
+            continue;
+        };
+        // Names that systemd makes from the slot; `enx…` is made from the MAC and stays.
+        let from_slot = ["ens", "enp", "eno", "enP"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+            && name.chars().any(|c| c.is_ascii_digit());
+        if !from_slot || old_names || pinned(name) || seen.contains(&name) {
+            continue;
+        }
+        seen.push(name);
+        reader.find(Finding {
+            severity: Severity::Warning,
+            id: "network-name-changes",
+            what: format!(
+                "{name} ({}) is named after its slot, which will be another one",
+                interface.configured_by
+            ),
+            evidence: vec![interface.place.clone()],
+            fix: Some(format!(
+                "keep the MAC address, and give it the name {name} with a systemd .link file"
+            )),
+        });
+    }
+}
+
+fn firmware(reader: &Reader<'_>, system: &GuestSystem) {
+    if system.boot.firmware != Firmware::Uefi || system.boot.kind == BootLoaderKind::None {
+        return;
+    }
+    let esp = ["/boot/efi", "/efi", "/boot"]
+        .into_iter()
+        .find(|folder| reader.exists(&format!("{folder}/EFI")));
+    let fallback = [
+        "BOOT/BOOTX64.EFI",
+        "boot/bootx64.efi",
+        "Boot/bootx64.efi",
+        "BOOT/bootx64.efi",
+    ];
+    if let Some(esp) = esp
+        && !fallback
+            .iter()
+            .any(|file| reader.exists(&format!("{esp}/EFI/{file}")))
+    {
+        reader.find(Finding {
+            severity: Severity::Warning,
+            id: "uefi-entry-lost",
+            what: "the boot entry in the firmware's memory does not move with the disk, and there \
+                   is no EFI/BOOT/BOOTX64.EFI to fall back to"
+                .to_owned(),
+            evidence: vec![Place::file(format!("{esp}/EFI"))],
+            fix: Some("install the removable-media boot loader in the guest".to_owned()),
+        });
+    }
+}
+
+fn software(reader: &Reader<'_>, system: &GuestSystem) {
+    for tool in system.tools.iter().filter(|tool| tool.hypervisor != "KVM") {
+        reader.find(Finding {
+            severity: Severity::Note,
+            id: "hypervisor-tools",
+            what: format!(
+                "{} is installed; it stays asleep outside {}",
+                tool.name, tool.hypervisor
+            ),
+            evidence: vec![tool.place.clone()],
+            fix: None,
+        });
+    }
+    if let Some(cloud) = system.cloud_init.as_ref().filter(|cloud| !cloud.disabled) {
+        reader.find(Finding {
+            severity: Severity::Warning,
+            id: "cloud-init-active",
+            what: "cloud-init may take the copy for a new machine: it would make new host keys"
+                .to_owned(),
+            evidence: vec![cloud.place.clone()],
+            fix: Some("create /etc/cloud/cloud-init.disabled in the guest".to_owned()),
+        });
+    }
+    if let Some(selinux) = system.selinux.as_ref().filter(|s| s.mode == "enforcing") {
+        reader.find(Finding {
+            severity: Severity::Note,
+            id: "selinux-enforcing",
+            what: "SELinux is enforcing: files that are created need their label".to_owned(),
+            evidence: vec![selinux.place.clone()],
+            fix: None,
+        });
+    }
+}

@@ -1,0 +1,123 @@
+//! `/etc/netplan/*.yaml`.
+//!
+//! <https://netplan.readthedocs.io/en/stable/netplan-yaml/>. Wireless, modems and tunnels are left
+//! out.
+
+use super::yaml::{Node, parse};
+use super::{files, interface, mac};
+use crate::model::{AddressMethod, Finding, Interface, NetworkTool, Severity};
+use crate::reader::Reader;
+use crate::text::Text;
+
+pub(super) fn read(reader: &Reader<'_>) -> Vec<Interface> {
+    files(reader, "/etc/netplan", |name| {
+        name.ends_with(".yaml") || name.ends_with(".yml")
+    })
+    .flat_map(|text| match parse(&text.content) {
+        Ok(document) => interfaces(&text, &document),
+        Err(refused) => {
+            reader.find(Finding {
+                severity: Severity::Note,
+                id: "netplan-not-read",
+                what: format!("this netplan file is not understood: {}", refused.why),
+                evidence: vec![text.place(refused.line)],
+                fix: None,
+            });
+            Vec::new()
+        }
+    })
+    .collect()
+}
+
+fn interfaces(text: &Text, document: &Node) -> Vec<Interface> {
+    let network = document.get("network");
+    ["ethernets", "bonds", "bridges", "vlans"]
+        .iter()
+        .filter_map(|kind| network?.get(kind))
+        .flat_map(Node::entries)
+        .map(|(key, node)| one(text, key, node))
+        .collect()
+}
+
+fn one(text: &Text, key: &str, node: &Node) -> Interface {
+    let matched = node.get("match");
+    let scalar = |parent: Option<&Node>, key: &str| {
+        let value = parent?.get(key)?.scalar()?;
+        Some(value.to_owned())
+    };
+    let set_name = scalar(Some(node), "set-name");
+    // With a `match:` the key is a mere identifier, not the interface's name.
+    let name = match matched {
+        Some(_) => set_name.or_else(|| scalar(matched, "name")),
+        None => Some(key.to_owned()),
+    };
+    let yes = |key: &str| {
+        let value = node.get(key).and_then(Node::scalar).unwrap_or_default();
+        matches!(value, "true" | "yes" | "on" | "y")
+    };
+    let addresses: Vec<String> = node
+        .get("addresses")
+        .map_or(&[][..], Node::items)
+        .iter()
+        .filter_map(|item| match item.entries() {
+            // `- 192.0.2.1/24: {label: x}` carries options.
+            [(address, _)] => Some(address.clone()),
+            _ => item.scalar().map(str::to_owned),
+        })
+        .collect();
+    let routes = node.get("routes").map_or(&[][..], Node::items);
+    let default = routes.iter().filter(|route| {
+        let to = route.get("to").and_then(Node::scalar);
+        matches!(to, Some("default" | "0.0.0.0/0" | "::/0"))
+    });
+    let gateways = ["gateway4", "gateway6"]
+        .iter()
+        .filter_map(|key| scalar(Some(node), key))
+        .chain(default.filter_map(|route| scalar(Some(route), "via")));
+    let method = if yes("dhcp4") || yes("dhcp6") {
+        AddressMethod::Dhcp
+    } else if addresses.is_empty() {
+        AddressMethod::None
+    } else {
+        AddressMethod::Static
+    };
+    Interface {
+        name,
+        mac: scalar(matched, "macaddress").and_then(|value| mac(&value)),
+        method,
+        addresses,
+        gateways: gateways.collect(),
+        ..interface(NetworkTool::Netplan, text.place(node.line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ubuntu_server_file_gives_names_macs_addresses_and_gateways() {
+        let text = Text::new(
+            "/etc/netplan/50-cloud-init.yaml",
+            b"network:\n    version: 2\n    ethernets:\n        ens192:\n            addresses:\n\
+              \x20           - 192.0.2.10/24\n            nameservers:\n                addresses: [192.0.2.53]\n\
+              \x20           routes:\n            -   to: default\n                via: 192.0.2.1\n\
+              \x20       lan:\n            match: {macaddress: '00:50:56:AC:CF:51'}\n\
+              \x20           set-name: lan0\n            dhcp4: true\n",
+        );
+        let found = interfaces(&text, &parse(&text.content).unwrap());
+        let [first, second] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert_eq!(first.name.as_deref(), Some("ens192"));
+        assert_eq!(first.addresses, ["192.0.2.10/24"]);
+        assert_eq!(first.gateways, ["192.0.2.1"]);
+        assert_eq!(
+            (first.method, first.place.line),
+            (AddressMethod::Static, Some(4))
+        );
+        assert_eq!(second.name.as_deref(), Some("lan0"));
+        assert_eq!(second.mac.as_deref(), Some("00:50:56:ac:cf:51"));
+        assert_eq!(second.method, AddressMethod::Dhcp);
+    }
+}

@@ -1,0 +1,358 @@
+//! The inspection as text for people: what `rehost inspect` prints.
+
+use std::fmt::{self, Display, Write};
+
+use crate::guest::EXTENDED;
+use crate::model::{
+    AddressMethod, Content, DiskFound, DriverState, Finding, GuestSystem, Inspection, Interface,
+    Kernel, Mount,
+};
+use rehost_volume::{Table, Volume};
+
+/// Width of the column of headings.
+const HEADING: usize = 14;
+
+impl Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, disk) in self.disks.iter().enumerate() {
+            disk_lines(f, number, disk, self.system())?;
+        }
+        for (number, system) in self.systems.iter().enumerate() {
+            writeln!(f)?;
+            let mark = if self.systems.len() < 2 {
+                String::new()
+            } else if self.chosen == Some(number) {
+                format!(" (taken: {})", self.choice)
+            } else {
+                " (not taken)".to_owned()
+            };
+            writeln!(f, "{}{mark}", system.os.pretty_name)?;
+            system_lines(f, system)?;
+        }
+        if self.findings.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "\ndisks")?;
+        finding_lines(f, &self.findings)
+    }
+}
+
+fn disk_lines(
+    f: &mut fmt::Formatter<'_>,
+    number: usize,
+    disk: &DiskFound,
+    system: Option<&GuestSystem>,
+) -> fmt::Result {
+    write!(f, "disk {number}: {}", Bytes(disk.size))?;
+    match disk.layout.table {
+        Table::Mbr => write!(f, ", DOS partition table")?,
+        Table::Gpt => write!(f, ", GPT")?,
+        Table::None => write!(f, ", no partition table")?,
+    }
+    if let Some(id) = &disk.layout.id {
+        write!(f, " {id}")?;
+    }
+    if let Some(code) = disk.boot_code {
+        write!(f, ", boot code of {code}")?;
+    }
+    writeln!(f)?;
+    for volume in &disk.layout.volumes {
+        let content = disk
+            .filesystems
+            .iter()
+            .find(|found| found.volume == volume.number)
+            .map_or(&Content::Unknown, |found| &found.content);
+        volume_line(f, volume, content)?;
+        if let Some(point) = mounted(system, number, volume.number) {
+            write!(f, "  on {point}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn volume_line(f: &mut fmt::Formatter<'_>, volume: &Volume, content: &Content) -> fmt::Result {
+    let number = match volume.number {
+        0 => "-".to_owned(),
+        number => number.to_string(),
+    };
+    let size = volume.range.end.saturating_sub(volume.range.start);
+    let active = if volume.bootable { "*" } else { " " };
+    let kind = content.kind().unwrap_or(match volume.kind.as_str() {
+        extended if EXTENDED.contains(&extended) => "extended",
+        _ => "unknown",
+    });
+    write!(
+        f,
+        "  {number:>2}{active} {:>10}  {kind:<11}",
+        Bytes(size).to_string()
+    )?;
+    if let Some(uuid) = content.uuid() {
+        write!(f, " UUID={uuid}")?;
+    }
+    if let Some(label) = content.label() {
+        write!(f, " LABEL=\"{label}\"")?;
+    }
+    match content {
+        Content::Filesystem(identity) => write!(f, "  {} free", Bytes(identity.free))?,
+        Content::Broken { .. } => write!(f, "  not read")?,
+        Content::Recognised { .. } | Content::Unknown => {}
+    }
+    Ok(())
+}
+
+fn mounted(system: Option<&GuestSystem>, disk: usize, volume: u32) -> Option<&str> {
+    let system = system?;
+    if system.root.disk == disk && system.root.volume == volume {
+        return Some("/");
+    }
+    let here = |mount: &&Mount| {
+        let at = mount.resolved.as_ref();
+        at.is_some_and(|at| at.disk == disk && at.volume == volume) && !mount.is_swap()
+    };
+    let mount = system.mounts.iter().find(here)?;
+    Some(&mount.point)
+}
+
+fn row(f: &mut fmt::Formatter<'_>, heading: &str, text: impl Display) -> fmt::Result {
+    writeln!(f, "  {heading:<HEADING$}{text}")
+}
+
+fn system_lines(f: &mut fmt::Formatter<'_>, system: &GuestSystem) -> fmt::Result {
+    row(f, "root", &system.root)?;
+    if let Some(hostname) = &system.hostname {
+        row(f, "host name", hostname)?;
+    }
+    let mut runs = format!("{:?}", system.init).to_lowercase();
+    if let Some(architecture) = system.architecture {
+        runs = format!("{architecture}, {runs}");
+    }
+    if let Some(packages) = &system.packages {
+        match packages.installed {
+            Some(count) => write!(runs, ", {count} {} packages", packages.kind)?,
+            None => write!(runs, ", {} packages", packages.kind)?,
+        }
+    }
+    row(f, "runs", runs)?;
+    boot_lines(f, system)?;
+    for kernel in &system.kernels {
+        kernel_lines(f, kernel)?;
+    }
+    for (number, mount) in system.mounts.iter().enumerate() {
+        let heading = if number == 0 { "fstab" } else { "" };
+        row(f, heading, MountLine(mount))?;
+    }
+    for setting in &system.resume {
+        let found = match &setting.resolved {
+            Some(at) => format!(" ({at})"),
+            None => String::new(),
+        };
+        row(f, "resume", format!("{}{found}", setting.spec))?;
+    }
+    for (number, interface) in system.network.iter().enumerate() {
+        let heading = if number == 0 { "network" } else { "" };
+        row(f, heading, InterfaceLine(interface))?;
+    }
+    if !system.tools.is_empty() {
+        let tools: Vec<&str> = system.tools.iter().map(|tool| tool.name).collect();
+        row(f, "tools", tools.join(", "))?;
+    }
+    if let Some(selinux) = &system.selinux {
+        row(f, "selinux", &selinux.mode)?;
+    }
+    if let Some(cloud) = &system.cloud_init {
+        row(
+            f,
+            "cloud-init",
+            if cloud.disabled { "disabled" } else { "active" },
+        )?;
+    }
+    finding_lines(f, &system.findings)
+}
+
+fn boot_lines(f: &mut fmt::Formatter<'_>, system: &GuestSystem) -> fmt::Result {
+    let boot = &system.boot;
+    let mut line = format!("{}, {}", boot.kind, boot.firmware);
+    if let Some(config) = &boot.config {
+        let count = boot.entries.len();
+        let plural = if count == 1 { "entry" } else { "entries" };
+        write!(line, ", {config} ({count} {plural})")?;
+    }
+    row(f, "boot loader", line)?;
+    match system.default_boot() {
+        Ok(choice) => {
+            row(f, "boots", &choice.reason)?;
+            row(f, "", &choice.kernel)?;
+            for initrd in &choice.initrds {
+                row(f, "", initrd)?;
+            }
+            row(f, "", &choice.command_line)
+        }
+        Err(error) => row(f, "boots", format!("nothing: {error}")),
+    }
+}
+
+fn kernel_lines(f: &mut fmt::Formatter<'_>, kernel: &Kernel) -> fmt::Result {
+    let image = kernel.image.as_deref().unwrap_or("no image");
+    row(f, "kernel", format!("{}, {image}", kernel.version))?;
+    if let Some(initramfs) = &kernel.initramfs {
+        let mut line = format!("{}, {}", initramfs.path, Bytes(initramfs.size));
+        match &initramfs.error {
+            Some(error) => write!(line, ", not read: {error}")?,
+            None => {
+                let kinds: Vec<&str> = initramfs
+                    .segments
+                    .iter()
+                    .map(|segment| segment.compression.as_str())
+                    .collect();
+                write!(
+                    line,
+                    ", {}, {}, {} modules",
+                    initramfs.generator,
+                    kinds.join(" + "),
+                    initramfs.modules.len()
+                )?;
+            }
+        }
+        row(f, "  initramfs", line)?;
+    }
+    let list = |wanted: &dyn Fn(DriverState, Option<bool>) -> bool| {
+        let names: Vec<&str> = kernel
+            .drivers
+            .iter()
+            .filter(|driver| wanted(driver.kernel, driver.in_initramfs))
+            .map(|driver| driver.name)
+            .collect();
+        names.join(" ")
+    };
+    let groups = [
+        (
+            "  built in",
+            list(&|kernel, _| kernel == DriverState::Builtin),
+        ),
+        (
+            "  at boot",
+            list(&|kernel, early| kernel != DriverState::Builtin && early == Some(true)),
+        ),
+        (
+            "  on disk only",
+            list(&|kernel, early| kernel == DriverState::Module && early != Some(true)),
+        ),
+        (
+            "  absent",
+            list(&|kernel, early| kernel == DriverState::Absent && early != Some(true)),
+        ),
+    ];
+    for (heading, names) in groups {
+        if !names.is_empty() {
+            row(f, heading, names)?;
+        }
+    }
+    Ok(())
+}
+
+fn finding_lines(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Result {
+    for finding in findings {
+        write!(
+            f,
+            "  {:<HEADING$}{}",
+            finding.severity.to_string(),
+            finding.what
+        )?;
+        let places: Vec<String> = finding.evidence.iter().map(ToString::to_string).collect();
+        if !places.is_empty() {
+            write!(f, " ({})", places.join(", "))?;
+        }
+        if let Some(fix) = &finding.fix {
+            write!(f, "; {fix}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+struct MountLine<'a>(&'a Mount);
+
+impl Display for MountLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mount = self.0;
+        let point = if mount.is_swap() {
+            "swap"
+        } else {
+            &mount.point
+        };
+        write!(f, "{} {point}", mount.spec)?;
+        if !mount.is_swap() {
+            write!(f, " {}", mount.fstype)?;
+        }
+        if let Some(at) = &mount.resolved {
+            write!(f, " ({at})")?;
+        }
+        Ok(())
+    }
+}
+
+struct InterfaceLine<'a>(&'a Interface);
+
+impl Display for InterfaceLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let interface = self.0;
+        f.write_str(interface.name.as_deref().unwrap_or("unnamed"))?;
+        if let Some(mac) = &interface.mac {
+            write!(f, " {mac}")?;
+        }
+        match interface.method {
+            AddressMethod::Dhcp => write!(f, " dhcp")?,
+            AddressMethod::Static | AddressMethod::None => {}
+        }
+        for address in &interface.addresses {
+            write!(f, " {address}")?;
+        }
+        for gateway in &interface.gateways {
+            write!(f, " via {gateway}")?;
+        }
+        write!(f, " ({}, {})", interface.configured_by, interface.place)
+    }
+}
+
+/// A number of bytes in the largest unit that it fills.
+struct Bytes(u64);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, shift) = match self.0 {
+            0..1024 => return write!(f, "{} B", self.0),
+            1024..0x10_0000 => ("KiB", 10),
+            0x10_0000..0x4000_0000 => ("MiB", 20),
+            0x4000_0000..0x100_0000_0000 => ("GiB", 30),
+            _ => ("TiB", 40),
+        };
+        let whole = self.0.checked_shr(shift).unwrap_or_default();
+        let rest = self
+            .0
+            .saturating_sub(whole.checked_shl(shift).unwrap_or_default());
+        let tenth = rest
+            .saturating_mul(10)
+            .checked_shr(shift)
+            .unwrap_or_default();
+        write!(f, "{whole}.{tenth} {unit}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_they_fill() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (3 << 30, "3.0 GiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), shown);
+        }
+    }
+}

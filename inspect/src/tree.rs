@@ -1,0 +1,350 @@
+//! The guest's file tree: paths looked up across all filesystems that its fstab mounts.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rehost_block::{Error, Result};
+use rehost_fs::path::LastLink;
+use rehost_fs::{Attributes, DirEntry, FileKind, FileSystem, Inode};
+
+use crate::model::FilesystemRef;
+
+/// Links followed before a path is called a loop. Linux's own limit (`MAXSYMLINKS`).
+const MOST_LINKS: usize = 40;
+
+/// A filesystem that was opened, with its place on the disks.
+#[derive(Debug, Clone)]
+pub struct OpenedFilesystem {
+    /// Its place.
+    pub at: FilesystemRef,
+    /// The filesystem, read-only.
+    pub fs: Arc<dyn FileSystem>,
+}
+
+/// Where a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Index of the disk.
+    pub disk: usize,
+    /// Number of the volume on it; 0 for a disk without a table.
+    pub volume: u32,
+    /// The file's number in that filesystem.
+    pub inode: Inode,
+    /// Absolute path inside that filesystem, without links.
+    pub path: Vec<u8>,
+    /// Absolute path in the guest, without links.
+    pub guest_path: Vec<u8>,
+}
+
+#[derive(Clone)]
+struct Mounted {
+    /// Components of the mount point, without links.
+    point: Vec<Vec<u8>>,
+    opened: OpenedFilesystem,
+}
+
+/// The file tree of one guest system. Read-only; many threads may read at once.
+#[derive(Clone)]
+pub struct GuestTree {
+    root: OpenedFilesystem,
+    /// Later ones cover earlier ones.
+    mounts: Vec<Mounted>,
+}
+
+impl fmt::Debug for GuestTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestTree")
+            .field("root", &self.root.at)
+            .field("mounts", &self.mounts.len())
+            .finish()
+    }
+}
+
+/// A directory or file reached while walking a path.
+struct Step {
+    /// Index in `mounts`; `None` for the root filesystem.
+    mount: Option<usize>,
+    inode: Inode,
+    name: Vec<u8>,
+}
+
+impl GuestTree {
+    /// A tree that is one filesystem.
+    #[must_use]
+    pub fn new(root: OpenedFilesystem) -> Self {
+        Self {
+            root,
+            mounts: Vec::new(),
+        }
+    }
+
+    /// Mounts `opened` on the directory `point` of this tree.
+    ///
+    /// # Errors
+    /// Usage when there is no such directory.
+    pub fn mount(&mut self, point: impl AsRef<[u8]>, opened: OpenedFilesystem) -> Result<()> {
+        let point = point.as_ref();
+        let trail = self.walk(point, LastLink::Follow)?;
+        let is_directory = match trail.as_deref().and_then(<[Step]>::last) {
+            Some(step) => self.fs(step.mount).attributes(step.inode)?.kind == FileKind::Directory,
+            None => false,
+        };
+        let Some(trail) = trail.filter(|_| is_directory) else {
+            return Err(Error::usage(format!(
+                "the mount point {} is not a directory of the guest",
+                String::from_utf8_lossy(point)
+            )));
+        };
+        let point = trail.into_iter().map(|step| step.name).collect();
+        self.mounts.push(Mounted { point, opened });
+        Ok(())
+    }
+
+    /// The filesystem of `/`.
+    #[must_use]
+    pub fn root(&self) -> &OpenedFilesystem {
+        &self.root
+    }
+
+    /// The mounted filesystems with their mount points, `/` first.
+    pub fn mounts(&self) -> impl Iterator<Item = (Vec<u8>, &OpenedFilesystem)> {
+        let root = std::iter::once((b"/".to_vec(), &self.root));
+        root.chain(
+            self.mounts
+                .iter()
+                .map(|mounted| (join(&mounted.point), &mounted.opened)),
+        )
+    }
+
+    /// The path in the guest of `path` on the filesystem `at`, when that is mounted.
+    #[must_use]
+    pub fn guest_path(&self, at: &FilesystemRef, path: &str) -> Option<String> {
+        let path = path.trim_start_matches('/');
+        self.mounts()
+            .find(|(_, opened)| opened.at.disk == at.disk && opened.at.volume == at.volume)
+            .map(|(point, _)| {
+                let point = String::from_utf8_lossy(&point).into_owned();
+                format!("{}/{path}", point.trim_end_matches('/'))
+            })
+    }
+
+    /// Where `path` is, links followed; `None` when there is nothing.
+    ///
+    /// # Errors
+    /// Usage when links loop; Corrupt as the filesystems.
+    pub fn locate(&self, path: impl AsRef<[u8]>) -> Result<Option<Location>> {
+        self.find(path.as_ref(), LastLink::Follow)
+    }
+
+    /// Where `path` is; `last` says what a link at its end means.
+    ///
+    /// # Errors
+    /// As [`GuestTree::locate`].
+    pub fn find(&self, path: &[u8], last: LastLink) -> Result<Option<Location>> {
+        Ok(self.walk(path, last)?.map(|trail| {
+            let end = trail.last();
+            let mount = end.and_then(|step| step.mount);
+            let opened = self.opened(mount);
+            let names: Vec<Vec<u8>> = trail.iter().map(|step| step.name.clone()).collect();
+            let depth = mount
+                .and_then(|mount| self.mounts.get(mount))
+                .map_or(0, |mounted| mounted.point.len());
+            Location {
+                disk: opened.at.disk,
+                volume: opened.at.volume,
+                inode: end.map_or_else(|| opened.fs.root(), |step| step.inode),
+                path: join(names.get(depth..).unwrap_or_default()),
+                guest_path: join(&names),
+            }
+        }))
+    }
+
+    /// Whether there is something at `path`, links followed.
+    ///
+    /// # Errors
+    /// As [`GuestTree::locate`].
+    pub fn exists(&self, path: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.walk(path.as_ref(), LastLink::Follow)?.is_some())
+    }
+
+    /// What `stat` would say of `path`, links followed.
+    ///
+    /// # Errors
+    /// As [`GuestTree::locate`].
+    pub fn attributes(&self, path: impl AsRef<[u8]>) -> Result<Option<Attributes>> {
+        match self.end(path.as_ref(), LastLink::Follow)? {
+            Some((fs, inode)) => fs.attributes(inode).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All of the regular file at `path`, links followed; `None` when there is none.
+    ///
+    /// # Errors
+    /// Unsupported when it is larger than 1 GiB; otherwise as the filesystems.
+    pub fn read(&self, path: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        self.read_at_most(path, u64::MAX)
+    }
+
+    /// As [`GuestTree::read`], for files that must be small.
+    ///
+    /// # Errors
+    /// Unsupported when it is larger than `most` bytes; otherwise as [`GuestTree::read`].
+    pub fn read_at_most(&self, path: impl AsRef<[u8]>, most: u64) -> Result<Option<Vec<u8>>> {
+        let path = path.as_ref();
+        let Some((fs, inode)) = self.end(path, LastLink::Follow)? else {
+            return Ok(None);
+        };
+        let attributes = fs.attributes(inode)?;
+        if attributes.kind != FileKind::Regular {
+            return Ok(None);
+        }
+        if attributes.size > most {
+            return Err(Error::unsupported(format!(
+                "{} of the guest is too large to be what it should be",
+                String::from_utf8_lossy(path)
+            ))
+            .mismatch(format!("at most {most} bytes"), attributes.size));
+        }
+        rehost_fs::path::read_inode(fs.as_ref(), inode).map(Some)
+    }
+
+    /// The first `len` bytes of the regular file at `path`, links followed; fewer when it is
+    /// shorter.
+    ///
+    /// # Errors
+    /// As [`GuestTree::read`].
+    pub fn read_start(&self, path: impl AsRef<[u8]>, len: usize) -> Result<Option<Vec<u8>>> {
+        let Some((fs, inode)) = self.end(path.as_ref(), LastLink::Follow)? else {
+            return Ok(None);
+        };
+        if fs.attributes(inode)?.kind != FileKind::Regular {
+            return Ok(None);
+        }
+        let mut start = vec![0; len];
+        let read = fs.read_at(inode, &mut start, 0)?;
+        start.truncate(read);
+        Ok(Some(start))
+    }
+
+    /// The names in the directory at `path`, links followed, sorted; none when there is no
+    /// directory.
+    ///
+    /// # Errors
+    /// As the filesystems.
+    pub fn read_dir(&self, path: impl AsRef<[u8]>) -> Result<Vec<DirEntry>> {
+        let Some((fs, inode)) = self.end(path.as_ref(), LastLink::Follow)? else {
+            return Ok(Vec::new());
+        };
+        if fs.attributes(inode)?.kind != FileKind::Directory {
+            return Ok(Vec::new());
+        }
+        let mut entries = fs.read_dir(inode)?;
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    /// The target of the symbolic link at `path`; `None` when there is none.
+    ///
+    /// # Errors
+    /// As the filesystems.
+    pub fn read_link(&self, path: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        match self.end(path.as_ref(), LastLink::Keep)? {
+            Some((fs, inode)) if fs.attributes(inode)?.kind == FileKind::Symlink => {
+                fs.read_link(inode).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn end(&self, path: &[u8], last: LastLink) -> Result<Option<(&Arc<dyn FileSystem>, Inode)>> {
+        Ok(self.walk(path, last)?.map(|trail| match trail.last() {
+            Some(step) => (self.fs(step.mount), step.inode),
+            None => (&self.root.fs, self.root.fs.root()),
+        }))
+    }
+
+    fn opened(&self, mount: Option<usize>) -> &OpenedFilesystem {
+        mount
+            .and_then(|mount| self.mounts.get(mount))
+            .map_or(&self.root, |mounted| &mounted.opened)
+    }
+
+    fn fs(&self, mount: Option<usize>) -> &Arc<dyn FileSystem> {
+        &self.opened(mount).fs
+    }
+
+    /// The steps from the root to `path` (none for the root itself), or `None` when it is not
+    /// there.
+    fn walk(&self, path: &[u8], last: LastLink) -> Result<Option<Vec<Step>>> {
+        let mut trail: Vec<Step> = Vec::new();
+        let mut left = components(path);
+        let mut links = 0usize;
+        // Ends because every round takes one component, and links add components at most
+        // MOST_LINKS times.
+        while let Some(name) = left.pop() {
+            if name == b".." {
+                trail.pop();
+                continue;
+            }
+            let (mount, here) = match trail.last() {
+                Some(step) => (step.mount, step.inode),
+                None => (None, self.root.fs.root()),
+            };
+            let fs = self.fs(mount);
+            if fs.attributes(here)?.kind != FileKind::Directory {
+                return Ok(None);
+            }
+            let Some(inode) = fs.lookup(here, &name)? else {
+                return Ok(None);
+            };
+            let is_link = fs.attributes(inode)?.kind == FileKind::Symlink;
+            if is_link && (!left.is_empty() || last == LastLink::Follow) {
+                links = links.saturating_add(1);
+                if links > MOST_LINKS {
+                    return Err(Error::usage(format!(
+                        "too many symbolic links in {} of the guest",
+                        String::from_utf8_lossy(path)
+                    )));
+                }
+                let target = fs.read_link(inode)?;
+                if target.starts_with(b"/") {
+                    trail.clear();
+                }
+                left.extend(components(&target));
+                continue;
+            }
+            trail.push(Step { mount, inode, name });
+            let covering = self.mounts.iter().rposition(|mounted| {
+                mounted.point.len() == trail.len()
+                    && mounted.point.iter().zip(&trail).all(|(a, b)| *a == b.name)
+            });
+            if let (Some(mount), Some(step)) = (covering, trail.last_mut()) {
+                step.mount = Some(mount);
+                step.inode = self.fs(Some(mount)).root();
+            }
+        }
+        Ok(Some(trail))
+    }
+}
+
+/// The components of a path, last first, without empty ones and `.`.
+fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .rev()
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+fn join(names: &[Vec<u8>]) -> Vec<u8> {
+    let mut path = Vec::new();
+    for name in names {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    if path.is_empty() {
+        path.push(b'/');
+    }
+    path
+}
