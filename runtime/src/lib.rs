@@ -15,5 +15,5 @@ mod verdict;
 pub use machine::{Bus, DirectBoot, Ended, Engine, Machine, MachineDisk, Next, Start, Watch};
 pub use qemu::{Accelerator, QemuEngine};
 pub use recognise::{Meaning, Recogniser, Shape, Stage};
-pub use recognisers::RECOGNISERS;
+pub use recognisers::recognisers;
 pub use verdict::{Limits, Milestone, Outcome, Verdict, boot};

@@ -1,6 +1,6 @@
 //! Recognition: which lines of a guest's serial output mean what.
 //!
-//! What there is to recognise is data, in [`RECOGNISERS`]. This module holds its vocabulary
+//! What there is to recognise is data, in [`recognisers`]. This module holds its vocabulary
 //! and the matching over a stream of bytes; what follows from a match is the verdict's business.
 //!
 //! The guest is not trusted: patterns are compiled to automata whose time is linear in the input, and
@@ -15,7 +15,7 @@ use rehost_block::{Error, Result};
 use serde::Serialize;
 
 use self::lines::{Lines, Piece};
-use crate::recognisers::RECOGNISERS;
+use crate::recognisers::recognisers;
 
 /// Lines kept for the report.
 const TAIL_LINES: usize = 40;
@@ -138,7 +138,7 @@ impl Recognition {
         };
         let mut of_lines = Vec::new();
         let mut prompts = Vec::new();
-        for recogniser in RECOGNISERS {
+        for recogniser in recognisers() {
             let except = recogniser.except.map(Regex::new).transpose();
             let except = except.map_err(broken)?;
             match recogniser.shape {
@@ -200,15 +200,22 @@ impl Recognition {
             return;
         }
         self.seen.clear();
+        let mut failed = false;
         for at in self.line_set.matches(line) {
-            if let Some((recogniser, except)) = self.of_lines.get(at)
-                && !except.as_ref().is_some_and(|except| except.is_match(line))
-            {
-                found.push(Sighting {
-                    recogniser,
-                    line: shorten(line),
-                });
+            let Some((recogniser, except)) = self.of_lines.get(at) else {
+                continue;
+            };
+            if except.as_ref().is_some_and(|except| except.is_match(line)) {
+                continue;
             }
+            // A line fails once: the table has the closer word before the wider one.
+            if recogniser.meaning == Meaning::Failed && std::mem::replace(&mut failed, true) {
+                continue;
+            }
+            found.push(Sighting {
+                recogniser,
+                line: shorten(line),
+            });
         }
         if matches!(piece, Piece::Line(_)) && !line.trim().is_empty() {
             if self.tail.len() >= TAIL_LINES {
