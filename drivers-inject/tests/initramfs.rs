@@ -1,5 +1,6 @@
 //! Initramfs files made by `cpio` and foreign compressors, rebuilt here, judged by `cpio`, `modprobe`
 //! and the compressors again.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

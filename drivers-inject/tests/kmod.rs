@@ -1,4 +1,5 @@
 //! The indexes written here, judged by `depmod` and `modprobe`.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -6,6 +6,8 @@
     clippy::type_complexity
 )]
 
+pub mod guest;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

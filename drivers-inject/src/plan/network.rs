@@ -1,0 +1,255 @@
+//! Interface names that the guest's configuration relies on are pinned to the cards' addresses.
+//!
+//! The new machine has its cards in other slots, so `ens192` would become `enp1s0` and the
+//! configured address would go nowhere. The addresses of the cards stay: a systemd `.link` file per
+//! card keeps the name, in the initramfs (where the name is given first) and in the root filesystem.
+
+use std::sync::Arc;
+
+use rehost_block::{Error, Result};
+use rehost_inspect::model::{Init, Interface, NetworkTool, Place, Severity};
+
+use super::{Change, Digest, Edit, How, Note, Planner};
+use crate::initramfs::Override;
+
+/// Where systemd-udevd looks first.
+const FOLDER: &str = "/etc/systemd/network";
+
+/// A name to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    name: String,
+    mac: String,
+    evidence: Vec<Place>,
+}
+
+impl Link {
+    fn path(&self) -> String {
+        format!("{FOLDER}/10-rehost-{}.link", self.name)
+    }
+
+    fn content(&self) -> Vec<u8> {
+        format!(
+            "# Keeps the name that this machine's configuration uses, whatever slot the card is in.\n\
+             [Match]\nMACAddress={}\n\n[Link]\nName={}\n",
+            self.mac, self.name
+        )
+        .into_bytes()
+    }
+
+    /// As a file of the initramfs.
+    pub(super) fn inside(&self) -> Override {
+        Override {
+            path: self.path().trim_start_matches('/').to_owned(),
+            content: self.content(),
+        }
+    }
+}
+
+impl Planner<'_> {
+    /// The names that need a link.
+    pub(super) fn name_interfaces(&mut self) -> Vec<Link> {
+        let network = &self.system.network;
+        let pinned = |mac: &str| {
+            network.iter().any(|interface| {
+                let pins = matches!(
+                    interface.configured_by,
+                    NetworkTool::UdevRule | NetworkTool::SystemdLink
+                );
+                pins && same_mac(interface.mac.as_deref(), mac)
+            })
+        };
+        let mut names: Vec<(&str, &Interface)> = Vec::new();
+        for interface in network {
+            let Some(name) = interface.name.as_deref().filter(|name| is_card(name)) else {
+                continue;
+            };
+            if !names.iter().any(|(other, _)| *other == name) {
+                names.push((name, interface));
+            }
+        }
+        let mut links: Vec<Link> = Vec::new();
+        let mut cards = self.options.cards.clone();
+        let mut take = |mac: &str| cards.retain(|card| !same_mac(Some(&card.mac), mac));
+        // By the address that the configuration itself names, then by the old machine's slot.
+        names.retain(|(name, interface)| {
+            let by_slot = |card: &&super::NetworkCard| card.old_name.as_deref() == Some(*name);
+            let mac = network
+                .iter()
+                .find(|other| other.name.as_deref() == Some(*name) && other.mac.is_some())
+                .and_then(|other| other.mac.clone())
+                .or_else(|| {
+                    let card = self.options.cards.iter().find(by_slot)?;
+                    Some(card.mac.clone())
+                });
+            let Some(mac) = mac else { return true };
+            take(&mac);
+            links.push(Link {
+                name: (*name).to_owned(),
+                mac: mac.to_ascii_lowercase(),
+                evidence: vec![interface.place.clone()],
+            });
+            false
+        });
+        // What is left over on both sides is paired in order where there are as many.
+        if names.len() == cards.len() {
+            for ((name, interface), card) in names.iter().zip(&cards) {
+                links.push(Link {
+                    name: (*name).to_owned(),
+                    mac: card.mac.to_ascii_lowercase(),
+                    evidence: vec![interface.place.clone()],
+                });
+            }
+        } else if !names.is_empty() {
+            let list: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            self.notes.push(Note {
+                severity: Severity::Warning,
+                id: "interface-name-not-pinned",
+                what: format!(
+                    "no card of the machine is known for {}; the name may change and its \
+                     configuration with it go unused",
+                    list.join(", ")
+                ),
+                evidence: names
+                    .iter()
+                    .map(|(_, interface)| interface.place.clone())
+                    .collect(),
+            });
+        }
+        links.retain(|link| is_mac(&link.mac) && !pinned(&link.mac));
+        if self.system.init != Init::Systemd && !links.is_empty() {
+            let list: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+            self.notes.push(Note {
+                severity: Severity::Warning,
+                id: "interface-name-not-pinned",
+                what: format!(
+                    "names of network interfaces ({}) can be kept for systemd guests only",
+                    list.join(", ")
+                ),
+                evidence: links.into_iter().flat_map(|link| link.evidence).collect(),
+            });
+            return Vec::new();
+        }
+        links
+    }
+
+    /// The links as files of the root filesystem, where they are not there yet.
+    pub(super) fn write_links(&mut self, links: &[Link]) -> Result<Vec<Edit>> {
+        let mut edits = Vec::new();
+        for link in links {
+            let (path, content) = (link.path(), link.content());
+            let reason = format!(
+                "the network configuration names {}, which the card {} would no longer be called",
+                link.name, link.mac
+            );
+            if let (Some(found), Some(before)) = (self.files.file(&path)?, self.files.read(&path)?)
+            {
+                if before != content {
+                    let change = Change::Text { lines: Vec::new() };
+                    edits.push(Edit::of_file(
+                        &path,
+                        found,
+                        (&before, content),
+                        change,
+                        (reason, link.evidence.clone()),
+                    ));
+                }
+                continue;
+            }
+            let (at, inner_path) = self.place_of(&path)?;
+            edits.push(Edit {
+                path,
+                at,
+                inner_path,
+                change: Change::Create { mode: 0o644 },
+                how: How::Create,
+                reason,
+                evidence: link.evidence.clone(),
+                before: None,
+                after: Digest::of(&content),
+                content: Arc::new(content),
+            });
+        }
+        Ok(edits)
+    }
+
+    /// The filesystem that a new file at `path` comes to be on, and its path there.
+    fn place_of(&self, path: &str) -> Result<(rehost_inspect::model::FilesystemRef, String)> {
+        let mut directory = path;
+        // Ends because every round takes the last component off.
+        while let Some((parent, _)) = directory.rsplit_once('/') {
+            let asked = if parent.is_empty() { "/" } else { parent };
+            if let Some(found) = self.files.directory(asked)? {
+                let rest = path.get(parent.len()..).unwrap_or_default();
+                let inner = found.path.trim_end_matches('/');
+                return Ok((found.at, format!("{inner}{rest}")));
+            }
+            directory = parent;
+        }
+        Err(Error::internal("a guest without a root directory"))
+    }
+}
+
+/// Whether `name` is what a network card is called, and not a bridge, bond, VLAN or the loopback.
+fn is_card(name: &str) -> bool {
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    // IFNAMSIZ
+    plain
+        && name.len() < 16
+        && ["en", "eth", "em", "p"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        && name.bytes().any(|byte| byte.is_ascii_digit())
+}
+
+fn is_mac(mac: &str) -> bool {
+    let mut parts = 0;
+    let good = mac.split(':').all(|part| {
+        parts += 1;
+        part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    });
+    good && parts == 6
+}
+
+fn same_mac(one: Option<&str>, other: &str) -> bool {
+    one.is_some_and(|one| one.eq_ignore_ascii_case(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_cards_are_named() {
+        for name in ["ens192", "eth0", "enp0s3", "em1", "enx00aabbccddee"] {
+            assert!(is_card(name), "{name}");
+        }
+        for name in [
+            "lo",
+            "br0",
+            "bond0",
+            "eth0.5",
+            "eth0:1",
+            "wg0",
+            "en/../0",
+            "ens1234567890123456",
+        ] {
+            assert!(!is_card(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_six_pairs_of_hex_digits() {
+        assert!(is_mac("00:0c:29:aB:cd:ef"));
+        for mac in [
+            "",
+            "00:0c:29:ab:cd",
+            "00:0c:29:ab:cd:e",
+            "00:0c:29:ab:cd:eg",
+        ] {
+            assert!(!is_mac(mac), "{mac}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The plan as values: each edit with what it changes, how it is written, why, and on what evidence.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rehost_block::{Error, Result};
+use rehost_inspect::model::{FilesystemRef, Place, Severity};
+use serde::{Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+use crate::guest::FoundFile;
+use crate::initramfs::AddedModule;
+
+/// The version of this shape, as `schema` in the JSON.
+pub const SCHEMA: &str = "rehost.plan/1";
+
+/// All that is to be done.
+#[derive(Debug, Clone, Serialize)]
+pub struct EditPlan {
+    /// Always [`SCHEMA`].
+    pub schema: &'static str,
+    /// Name of the target.
+    pub target: &'static str,
+    /// The edits, in the order in which they are applied. Each changes another file.
+    pub edits: Vec<Edit>,
+    /// What the user should know, the most important first.
+    pub notes: Vec<Note>,
+}
+
+/// One file that is changed or created.
+#[derive(Debug, Clone, Serialize)]
+pub struct Edit {
+    /// Its absolute path in the guest.
+    pub path: String,
+    /// The filesystem it is on.
+    pub at: FilesystemRef,
+    /// Its absolute path in that filesystem, without links.
+    pub inner_path: String,
+    /// What is different.
+    pub change: Change,
+    /// How it is written.
+    pub how: How,
+    /// Why, in one sentence.
+    pub reason: String,
+    /// Where that is seen.
+    pub evidence: Vec<Place>,
+    /// The content that the plan was made for; `None` for a new file.
+    pub before: Option<Digest>,
+    /// The content to be.
+    pub after: Digest,
+    /// The whole new content.
+    #[serde(skip)]
+    pub content: Arc<Vec<u8>>,
+}
+
+/// What an edit changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Change {
+    /// An initramfs gets modules and files.
+    Initramfs {
+        /// Whose it is.
+        kernel: String,
+        /// Modules that were not in it, in load order.
+        modules: Vec<AddedModule>,
+        /// Files inside that are new or different.
+        files: Vec<String>,
+        /// How its main stream is compressed.
+        compression: &'static str,
+        /// The compressor's setting.
+        setting: String,
+        /// Bytes of it without padding.
+        packed: u64,
+    },
+    /// Lines of a text file.
+    Text {
+        /// The lines, in order.
+        lines: Vec<LineChange>,
+    },
+    /// A file that was not there.
+    Create {
+        /// Permissions.
+        mode: u16,
+    },
+}
+
+/// One line of a text file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LineChange {
+    /// From 1.
+    pub line: u32,
+    /// As it is.
+    pub before: String,
+    /// As it will be.
+    pub after: String,
+}
+
+/// How a file is written, in order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// Inside its own blocks at the same length: no metadata changes.
+    Overwrite,
+    /// Its length changes, its number of blocks does not.
+    Slack,
+    /// Blocks are allocated or freed.
+    Allocate,
+    /// A new file.
+    Create,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Overwrite => "overwritten in place, same size",
+            Self::Slack => "within its last block",
+            Self::Allocate => "blocks allocated",
+            Self::Create => "new file",
+        })
+    }
+}
+
+/// Length and hash of a content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Digest {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256, as hex digits in the JSON.
+    #[serde(serialize_with = "hex")]
+    pub sha256: [u8; 32],
+}
+
+impl Digest {
+    /// Of `content`.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self {
+            size: content.len() as u64,
+            sha256: Sha256::digest(content).into(),
+        }
+    }
+}
+
+fn hex<S: Serializer>(bytes: &[u8; 32], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(&Hex(bytes))
+}
+
+struct Hex<'a>(&'a [u8; 32]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, sha256 {}", self.size, Hex(&self.sha256))
+    }
+}
+
+/// Something the user should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// How much it matters.
+    pub severity: Severity,
+    /// Stable name: `kernel-lacks-driver`.
+    pub id: &'static str,
+    /// What is so, in one sentence.
+    pub what: String,
+    /// Where that is seen.
+    pub evidence: Vec<Place>,
+}
+
+impl Edit {
+    /// The change of a file that is there.
+    pub(super) fn of_file(
+        path: &str,
+        found: FoundFile,
+        (before, after): (&[u8], Vec<u8>),
+        change: Change,
+        (reason, evidence): (String, Vec<Place>),
+    ) -> Self {
+        let block = found.block.max(1) as usize;
+        let how = if found.plain && before.len() == after.len() {
+            How::Overwrite
+        } else if found.plain && before.len().div_ceil(block) == after.len().div_ceil(block) {
+            How::Slack
+        } else {
+            How::Allocate
+        };
+        Self {
+            path: path.to_owned(),
+            at: found.at,
+            inner_path: found.path,
+            change,
+            how,
+            reason,
+            evidence,
+            before: Some(Digest::of(before)),
+            after: Digest::of(&after),
+            content: Arc::new(after),
+        }
+    }
+}
+
+impl EditPlan {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.edits.is_empty()
+    }
+
+    /// The plan as JSON.
+    ///
+    /// # Errors
+    /// Internal when it cannot be serialised.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self)
+            .map_err(|error| Error::internal("the plan cannot be serialised").because(error))
+    }
+}
+
+impl fmt::Display for EditPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.edits.len() {
+            0 => writeln!(f, "plan for {}: nothing to change", self.target)?,
+            1 => writeln!(f, "plan for {}: 1 file to change", self.target)?,
+            count => writeln!(f, "plan for {}: {count} files to change", self.target)?,
+        }
+        for edit in &self.edits {
+            write!(f, "{edit}")?;
+        }
+        for note in &self.notes {
+            write!(f, "{note}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  {} ({})", self.path, self.how)?;
+        writeln!(f, "    why: {}", self.reason)?;
+        if !self.evidence.is_empty() {
+            let places: Vec<String> = self.evidence.iter().map(Place::to_string).collect();
+            writeln!(f, "    seen in: {}", places.join(", "))?;
+        }
+        match &self.change {
+            Change::Initramfs {
+                modules,
+                files,
+                setting,
+                packed,
+                ..
+            } => {
+                if !modules.is_empty() {
+                    let names: Vec<&str> =
+                        modules.iter().map(|module| module.name.as_str()).collect();
+                    writeln!(f, "    adds modules: {}", names.join(" "))?;
+                }
+                if !files.is_empty() {
+                    writeln!(f, "    writes inside: {}", files.join(" "))?;
+                }
+                let before = self.before.as_ref().map_or(0, |before| before.size);
+                writeln!(
+                    f,
+                    "    size: {before} bytes before, {packed} after, {setting}"
+                )?;
+            }
+            Change::Text { lines } => {
+                for line in lines {
+                    writeln!(f, "    line {}:", line.line)?;
+                    writeln!(f, "    - {}", line.before)?;
+                    writeln!(f, "    + {}", line.after)?;
+                }
+            }
+            Change::Create { .. } => {
+                for line in String::from_utf8_lossy(&self.content).lines() {
+                    writeln!(f, "    + {line}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "  {}: {}", self.severity, self.what)?;
+        if !self.evidence.is_empty() {
+            let places: Vec<String> = self.evidence.iter().map(Place::to_string).collect();
+            write!(f, " ({})", places.join(", "))?;
+        }
+        writeln!(f)
+    }
+}

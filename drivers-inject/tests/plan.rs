@@ -1,0 +1,410 @@
+//! The planner's rules on made guests: what is planned, what is left alone, what is said.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+
+use rehost_inject::guest::GuestFiles;
+use rehost_inject::plan::{Change, EditPlan, How, NetworkCard, PlanOptions, SerialConsole, plan};
+use rehost_inject::target::KVM;
+use rehost_inspect::initramfs::Initramfs;
+use rehost_inspect::model::{
+    AddressMethod, DeviceRole, DriverState, GuestSystem, Init, Interface, NetworkTool, Place,
+    Severity,
+};
+use support::guest::{Folder, carry_out, driver, entry, inspection, kernel, named, source, system};
+use support::{VERSION, have, pack, tree};
+
+const TOOLS: &[&str] = &["cpio", "depmod"];
+const UUID: &str = "UUID=5c0f3f0e-9a53-4d0e-8f0b-6f1c8a0d2b12";
+
+/// A Debian guest with one kernel whose initramfs knows VMware's disks only.
+fn guest() -> (tempfile::TempDir, Folder) {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    tree(folder.path(), "usr/lib", "", &|_| true);
+    let initrd = tempfile::tempdir().unwrap();
+    tree(initrd.path(), "usr/lib", "", &|path| {
+        ["vmw_pvscsi", "sd_mod", "scsi_mod"]
+            .iter()
+            .any(|name| path.contains(name))
+    });
+    let inside = Folder(initrd.path().to_owned());
+    inside.put("/conf/conf.d/resume", "RESUME=/dev/sda5\n");
+    inside.put("/usr/bin/filler", vec![b'x'; 60_000]);
+    files.put(&format!("/boot/initrd.img-{VERSION}"), pack(initrd.path()));
+    files.put(&format!("/boot/vmlinuz-{VERSION}"), "kernel");
+    files.put(&format!("/boot/config-{VERSION}"), "CONFIG_RD_ZSTD=y\n");
+    (folder, files)
+}
+
+fn planned(system: GuestSystem, files: &Folder, options: &PlanOptions) -> EditPlan {
+    plan(&inspection(system), files, &KVM, options).unwrap()
+}
+
+fn interface(name: Option<&str>, mac: Option<&str>, by: NetworkTool) -> Interface {
+    Interface {
+        name: name.map(str::to_owned),
+        mac: mac.map(str::to_owned),
+        method: AddressMethod::Static,
+        addresses: Vec::new(),
+        gateways: Vec::new(),
+        configured_by: by,
+        place: Place::line("/etc/network/interfaces", 5),
+    }
+}
+
+fn card(mac: &str, old_name: Option<&str>) -> NetworkCard {
+    NetworkCard {
+        mac: mac.into(),
+        old_name: old_name.map(str::to_owned),
+    }
+}
+
+#[test]
+fn a_vmware_initramfs_gets_virtio_in_place_and_then_needs_nothing_more() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let options = PlanOptions::default();
+    let first = planned(system(vec![kernel(&files)]), &files, &options);
+    assert_eq!(first.edits.len(), 1, "{first}");
+    assert!(first.notes.is_empty(), "{first}");
+    let edit = &first.edits[0];
+    assert_eq!(edit.path, format!("/boot/initrd.img-{VERSION}"));
+    assert_eq!(edit.how, How::Overwrite);
+    let Change::Initramfs {
+        modules,
+        kernel: of,
+        compression,
+        ..
+    } = &edit.change
+    else {
+        panic!("{edit}");
+    };
+    assert_eq!((of.as_str(), *compression), (VERSION, "zstd"));
+    let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+    for name in [
+        "virtio_pci",
+        "virtio_blk",
+        "virtio_scsi",
+        "virtio_net",
+        "crc_test",
+    ] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    assert!(!names.contains(&"sd_mod"), "it is there");
+
+    // The same guest, the same plan.
+    let again = planned(system(vec![kernel(&files)]), &files, &options);
+    assert_eq!(first.to_json().unwrap(), again.to_json().unwrap());
+
+    carry_out(&first, &files);
+    let after = planned(system(vec![kernel(&files)]), &files, &options);
+    assert!(after.is_empty(), "{after}");
+    assert!(after.to_string().contains("nothing to change"));
+}
+
+#[test]
+fn the_json_has_hashes_and_no_contents() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let plan = planned(
+        system(vec![kernel(&files)]),
+        &files,
+        &PlanOptions::default(),
+    );
+    let json: serde_json::Value = serde_json::from_str(&plan.to_json().unwrap()).unwrap();
+    let edit = &json["edits"][0];
+    assert_eq!(edit["after"]["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(edit["how"], "overwrite");
+    assert!(edit.get("content").is_none());
+    assert!(json.to_string().len() < 5000, "{}", json.to_string().len());
+}
+
+#[test]
+fn bus_names_become_uuids_in_the_guest_and_inside_its_initramfs() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    files.put(
+        "/etc/fstab",
+        "# disks\n/dev/sda1 / ext4 defaults 0 1\n/dev/sda5 none swap sw 0 0\n",
+    );
+    let grub = "menuentry 'a' {\n\tlinux /boot/vmlinuz root=/dev/sda1 ro\n\tinitrd /x\n}\n";
+    files.put("/boot/grub/grub.cfg", grub);
+    files.put("/etc/initramfs-tools/conf.d/resume", "RESUME=/dev/sda5\n");
+    let mut guest = system(vec![kernel(&files)]);
+    let swap = "UUID=11111111-2222-3333-4444-555555555555";
+    guest.device_names = vec![
+        named(
+            "/dev/sda1",
+            Some(UUID),
+            DeviceRole::Fstab,
+            Place::line("/etc/fstab", 2),
+        ),
+        named(
+            "/dev/sda5",
+            Some(swap),
+            DeviceRole::Fstab,
+            Place::line("/etc/fstab", 3),
+        ),
+        named(
+            "/dev/sda1",
+            Some(UUID),
+            DeviceRole::BootRoot,
+            Place::line("/boot/grub/grub.cfg", 2),
+        ),
+        named(
+            "/dev/sda5",
+            Some(swap),
+            DeviceRole::Resume,
+            Place::line("/etc/initramfs-tools/conf.d/resume", 1),
+        ),
+        named(
+            "/dev/sdz9",
+            None,
+            DeviceRole::Crypttab,
+            Place::line("/etc/crypttab", 1),
+        ),
+    ];
+    let mut inside = named(
+        "/dev/sda5",
+        Some(swap),
+        DeviceRole::Initramfs,
+        Place::line("conf/conf.d/resume", 1),
+    );
+    inside.inside = Some(format!("/boot/initrd.img-{VERSION}"));
+    guest.device_names.push(inside);
+    let plan = planned(guest, &files, &PlanOptions::default());
+    carry_out(&plan, &files);
+    let text = |path: &str| String::from_utf8(files.read(path).unwrap().unwrap()).unwrap();
+    assert_eq!(
+        text("/etc/fstab"),
+        format!("# disks\n{UUID} / ext4 defaults 0 1\n{swap} none swap sw 0 0\n")
+    );
+    assert_eq!(text("/boot/grub/grub.cfg"), grub.replace("/dev/sda1", UUID));
+    assert_eq!(
+        text("/etc/initramfs-tools/conf.d/resume"),
+        format!("RESUME={swap}\n")
+    );
+    let initrd = files
+        .read(&format!("/boot/initrd.img-{VERSION}"))
+        .unwrap()
+        .unwrap();
+    let initrd = Initramfs::parse(initrd).unwrap();
+    assert_eq!(
+        initrd.text("conf/conf.d/resume").unwrap(),
+        format!("RESUME={swap}\n")
+    );
+    let fstab = plan
+        .edits
+        .iter()
+        .find(|edit| edit.path == "/etc/fstab")
+        .unwrap();
+    assert_eq!(fstab.how, How::Slack);
+    assert_eq!(plan.notes.len(), 1, "{plan}");
+    assert_eq!(plan.notes[0].severity, Severity::Warning);
+    assert!(plan.notes[0].what.contains("/dev/sdz9"), "{plan}");
+}
+
+#[test]
+fn a_configured_interface_keeps_its_name_by_its_address() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let mut guest = system(vec![kernel(&files)]);
+    guest.network = vec![interface(Some("ens192"), None, NetworkTool::Ifupdown)];
+    let options = PlanOptions {
+        cards: vec![card("00:0C:29:AA:BB:CC", Some("ens192"))],
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest.clone(), &files, &options);
+    let path = "/etc/systemd/network/10-rehost-ens192.link";
+    let link = plan.edits.iter().find(|edit| edit.path == path).unwrap();
+    assert_eq!(link.how, How::Create);
+    assert!(link.before.is_none());
+    let text = String::from_utf8(link.content.to_vec()).unwrap();
+    assert!(text.contains("MACAddress=00:0c:29:aa:bb:cc\n") && text.contains("Name=ens192\n"));
+    carry_out(&plan, &files);
+    let initrd = files
+        .read(&format!("/boot/initrd.img-{VERSION}"))
+        .unwrap()
+        .unwrap();
+    let initrd = Initramfs::parse(initrd).unwrap();
+    assert_eq!(initrd.read(path.as_bytes()), Some(text.as_bytes()));
+    assert!(planned(guest, &files, &options).is_empty());
+}
+
+#[test]
+fn interfaces_and_cards_are_paired_by_address_then_slot_then_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    files.put("/etc/hostname", "x");
+    let mut guest = system(Vec::new());
+    guest.network = vec![
+        interface(
+            Some("ens256"),
+            Some("00:00:00:00:00:03"),
+            NetworkTool::Netplan,
+        ),
+        interface(Some("ens192"), None, NetworkTool::Ifupdown),
+        interface(Some("eth5"), None, NetworkTool::Ifupdown),
+        interface(Some("br0"), None, NetworkTool::Ifupdown),
+        interface(Some("eth9"), None, NetworkTool::UdevRule),
+    ];
+    guest.network[4].mac = Some("00:00:00:00:00:04".into());
+    let options = PlanOptions {
+        cards: vec![
+            card("00:00:00:00:00:01", None),
+            card("00:00:00:00:00:02", Some("ens192")),
+            card("00:00:00:00:00:03", Some("ens256")),
+            card("00:00:00:00:00:04", None),
+        ],
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest, &files, &options);
+    let pairs: Vec<(String, String)> = plan
+        .edits
+        .iter()
+        .map(|edit| {
+            let text = String::from_utf8_lossy(&edit.content).into_owned();
+            let mac = text
+                .split("MACAddress=")
+                .nth(1)
+                .unwrap()
+                .lines()
+                .next()
+                .unwrap()
+                .to_owned();
+            (edit.path.rsplit('-').next().unwrap().to_owned(), mac)
+        })
+        .collect();
+    let expected = [
+        ("ens256.link", "00:00:00:00:00:03"),
+        ("ens192.link", "00:00:00:00:00:02"),
+        ("eth5.link", "00:00:00:00:00:01"),
+    ];
+    assert_eq!(
+        pairs,
+        expected.map(|(a, b)| (a.to_owned(), b.to_owned())),
+        "{plan}"
+    );
+    assert!(plan.notes.is_empty(), "{plan}");
+}
+
+#[test]
+fn an_interface_without_a_card_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    let mut guest = system(Vec::new());
+    guest.network = vec![interface(Some("ens192"), None, NetworkTool::Ifupdown)];
+    let plan = planned(guest.clone(), &files, &PlanOptions::default());
+    assert!(plan.is_empty());
+    assert_eq!(plan.notes[0].id, "interface-name-not-pinned");
+    // Without systemd there is nobody to read a link.
+    guest.init = Init::Sysv;
+    guest.network[0].mac = Some("00:00:00:00:00:03".into());
+    let plan = planned(guest, &files, &PlanOptions::default());
+    assert!(plan.is_empty());
+    assert_eq!(plan.notes[0].id, "interface-name-not-pinned");
+}
+
+#[test]
+fn a_serial_console_comes_only_when_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    files.put(
+        "/boot/grub/grub.cfg",
+        "x\n\tlinux /vmlinuz root=UUID=u ro quiet\n\tlinux /vmlinuz root=UUID=u console=ttyS0\n",
+    );
+    files.put(
+        "/etc/default/grub",
+        "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"\"\n",
+    );
+    let mut guest = system(Vec::new());
+    guest.boot.entries = vec![
+        entry(2, "root=UUID=u ro quiet"),
+        entry(3, "root=UUID=u console=ttyS0"),
+    ];
+    guest.boot.sources = vec![
+        source("GRUB_CMDLINE_LINUX_DEFAULT", "quiet", 1),
+        source("GRUB_CMDLINE_LINUX", "", 2),
+    ];
+    assert!(planned(guest.clone(), &files, &PlanOptions::default()).is_empty());
+    let options = PlanOptions {
+        serial_console: SerialConsole::Add,
+        ..PlanOptions::default()
+    };
+    carry_out(&planned(guest, &files, &options), &files);
+    let text = |path: &str| fs::read_to_string(folder.path().join(path)).unwrap();
+    assert_eq!(
+        text("boot/grub/grub.cfg"),
+        "x\n\tlinux /vmlinuz root=UUID=u ro quiet console=tty0 console=ttyS0,115200\n\
+         \tlinux /vmlinuz root=UUID=u console=ttyS0\n"
+    );
+    assert_eq!(
+        text("etc/default/grub"),
+        "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\n\
+         GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200\"\n"
+    );
+}
+
+#[test]
+fn kernels_that_cannot_be_helped_are_told_with_their_reason() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    files.put("/boot/initrd.img-6.1-kdump", "x");
+    let mut old = kernel(&files);
+    old.version = "2.6.18-xen".into();
+    old.initramfs = None;
+    old.drivers = vec![driver("virtio_net", DriverState::Module, false)];
+    let mut broken = kernel(&files);
+    broken.version = "6.0-broken".into();
+    broken.initramfs.as_mut().unwrap().error = Some("gzip stream is broken".into());
+    let mut bare = kernel(&files);
+    bare.version = "5.0-removed".into();
+    bare.modules = None;
+    let plan = planned(
+        system(vec![old, broken, bare, kernel(&files)]),
+        &files,
+        &PlanOptions::default(),
+    );
+    assert_eq!(plan.edits.len(), 1, "the good one: {plan}");
+    let ids: Vec<(Severity, &str)> = plan
+        .notes
+        .iter()
+        .map(|note| (note.severity, note.id))
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            (Severity::Problem, "kernel-lacks-driver"),
+            (Severity::Problem, "kernel-without-initramfs"),
+            (Severity::Problem, "initramfs-unreadable"),
+            (Severity::Note, "kernel-without-modules"),
+            (Severity::Note, "kdump-left-alone"),
+        ],
+        "{plan}"
+    );
+}
+
+#[test]
+fn without_a_system_there_is_no_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut none = inspection(system(Vec::new()));
+    none.chosen = None;
+    none.choice = "two systems are installed".into();
+    let files = Folder(folder.path().to_owned());
+    let error = plan(&none, &files, &KVM, &PlanOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("two systems"), "{error}");
+}

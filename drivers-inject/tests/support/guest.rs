@@ -1,0 +1,208 @@
+//! A guest that is a folder, with the inspection that belongs to it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rehost_block::Result;
+use rehost_inject::guest::{FoundDirectory, FoundFile, GuestFiles};
+use rehost_inspect::Inspection;
+use rehost_inspect::model::{
+    BootEntry, BootLoader, BootLoaderKind, BootSource, DeviceName, DeviceRole, DriverFound,
+    DriverState, Family, FilesystemRef, Firmware, Generator, GuestSystem, Init, InitramfsFound,
+    Kernel, OsRelease, Place, SCHEMA,
+};
+
+use super::VERSION;
+
+/// The guest's files are those below a folder.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.join(path.trim_start_matches('/'))
+    }
+
+    /// Writes a file of the guest.
+    pub fn put(&self, path: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+}
+
+/// The one filesystem.
+pub fn root() -> FilesystemRef {
+    FilesystemRef {
+        disk: 0,
+        volume: 1,
+        uuid: Some("5c0f3f0e-9a53-4d0e-8f0b-6f1c8a0d2b12".into()),
+    }
+}
+
+impl GuestFiles for Folder {
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        Ok(fs::read(self.path(path)).ok())
+    }
+
+    fn file(&self, path: &str) -> Result<Option<FoundFile>> {
+        let there = self.path(path).is_file();
+        Ok(there.then(|| FoundFile {
+            at: root(),
+            path: path.to_owned(),
+            block: 4096,
+            plain: true,
+        }))
+    }
+
+    fn directory(&self, path: &str) -> Result<Option<FoundDirectory>> {
+        let there = self.path(path).is_dir();
+        Ok(there.then(|| FoundDirectory {
+            at: root(),
+            path: path.to_owned(),
+        }))
+    }
+
+    fn names(&self, path: &str) -> Result<Vec<String>> {
+        let Ok(entries) = fs::read_dir(self.path(path)) else {
+            return Ok(Vec::new());
+        };
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// A driver of a kernel.
+pub fn driver(name: &'static str, kernel: DriverState, inside: bool) -> DriverFound {
+    DriverFound {
+        name,
+        kernel,
+        in_initramfs: Some(inside),
+    }
+}
+
+/// The kernel of [`VERSION`], with virtio as modules that its initramfs does not hold.
+pub fn kernel(files: &Folder) -> Kernel {
+    let path = format!("/boot/initrd.img-{VERSION}");
+    let size = files
+        .read(&path)
+        .unwrap()
+        .map_or(0, |content| content.len() as u64);
+    Kernel {
+        version: VERSION.into(),
+        image: Some(format!("/boot/vmlinuz-{VERSION}")),
+        initramfs: Some(InitramfsFound {
+            path,
+            size,
+            generator: Generator::InitramfsTools,
+            segments: Vec::new(),
+            modules: Vec::new(),
+            hints: Vec::new(),
+            error: None,
+        }),
+        config: Some(format!("/boot/config-{VERSION}")),
+        modules: Some(format!("/usr/lib/modules/{VERSION}")),
+        drivers: [
+            "virtio_pci",
+            "virtio_blk",
+            "virtio_scsi",
+            "virtio_net",
+            "sd_mod",
+        ]
+        .into_iter()
+        .map(|name| driver(name, DriverState::Module, false))
+        .collect(),
+    }
+}
+
+/// An entry of the boot menu at `line` of grub.cfg.
+pub fn entry(line: u32, command_line: &str) -> BootEntry {
+    BootEntry {
+        title: "Debian".into(),
+        id: None,
+        index: "0".into(),
+        kernel: Some(format!("/boot/vmlinuz-{VERSION}")),
+        initrds: vec![format!("/boot/initrd.img-{VERSION}")],
+        command_line: command_line.into(),
+        place: Place::line("/boot/grub/grub.cfg", line),
+    }
+}
+
+/// A setting of /etc/default/grub.
+pub fn source(key: &str, value: &str, line: u32) -> BootSource {
+    BootSource {
+        key: key.into(),
+        value: value.into(),
+        place: Place::line("/etc/default/grub", line),
+    }
+}
+
+/// A disk called by its bus.
+pub fn named(name: &str, stable: Option<&str>, role: DeviceRole, place: Place) -> DeviceName {
+    DeviceName {
+        name: name.into(),
+        resolved: stable.map(|_| root()),
+        stable: stable.map(str::to_owned),
+        role,
+        place,
+        inside: None,
+    }
+}
+
+/// A Debian 12 with nothing special.
+pub fn system(kernels: Vec<Kernel>) -> GuestSystem {
+    GuestSystem {
+        os: OsRelease {
+            id: "debian".into(),
+            version_id: Some("12".into()),
+            pretty_name: "Debian GNU/Linux 12 (bookworm)".into(),
+            id_like: Vec::new(),
+            family: Family::Debian,
+            place: Place::file("/etc/os-release"),
+        },
+        hostname: None,
+        architecture: None,
+        init: Init::Systemd,
+        root: root(),
+        mounts: Vec::new(),
+        kernels,
+        boot: BootLoader {
+            kind: BootLoaderKind::Grub2,
+            config: Some("/boot/grub/grub.cfg".into()),
+            firmware: Firmware::Bios,
+            entries: Vec::new(),
+            default: None,
+            default_reason: String::new(),
+            sources: Vec::new(),
+        },
+        network: Vec::new(),
+        resume: Vec::new(),
+        device_names: Vec::new(),
+        tools: Vec::new(),
+        packages: None,
+        selinux: None,
+        cloud_init: None,
+        findings: Vec::new(),
+    }
+}
+
+/// The inspection that chose `system`.
+pub fn inspection(system: GuestSystem) -> Inspection {
+    Inspection {
+        schema: SCHEMA,
+        disks: Vec::new(),
+        systems: vec![system],
+        chosen: Some(0),
+        choice: "the only one".into(),
+        findings: Vec::new(),
+    }
+}
+
+/// Writes what an edit does to a guest that is a folder.
+pub fn carry_out(plan: &rehost_inject::plan::EditPlan, files: &Folder) {
+    for edit in &plan.edits {
+        files.put(&edit.path, edit.content.as_slice());
+    }
+}
