@@ -1,2 +1,4 @@
 //! rehost.
 #![forbid(unsafe_code)]
+
+pub mod copy;
