@@ -5,8 +5,10 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ftruncate, seek};
 use rustix::io::Errno;
@@ -24,6 +26,9 @@ pub struct File {
     file: fs::File,
     size: u64,
     sparse: bool,
+    /// The last stretch of data that was found, where nobody writes: finding its end makes the file
+    /// system walk all of it (tmpfs page by page), which a copy would ask for at every step.
+    known_data: Option<Mutex<Range<u64>>>,
 }
 
 impl File {
@@ -35,7 +40,9 @@ impl File {
         let path = path.as_ref();
         let file =
             fs::File::open(path).map_err(|error| Error::io("cannot open", error).in_file(path))?;
-        Self::from_file(file, path)
+        let mut opened = Self::from_file(file, path)?;
+        opened.known_data = Some(Mutex::default());
+        Ok(opened)
     }
 
     /// Creates `path` for writing; fails when it exists.
@@ -94,7 +101,13 @@ impl File {
             file,
             size,
             sparse: kind.is_file(),
+            known_data: None,
         })
+    }
+
+    fn known_data(&self) -> Option<MutexGuard<'_, Range<u64>>> {
+        let known = self.known_data.as_ref()?;
+        Some(known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn failed(&self, what: &str, offset: u64, error: impl Into<io::Error>) -> Error {
@@ -147,12 +160,20 @@ impl Storage for File {
         if !self.sparse {
             return Ok((Presence::Data, want));
         }
+        if let Some(known) = self.known_data()
+            && known.contains(&offset)
+        {
+            return Ok((Presence::Data, known.end.saturating_sub(offset).min(want)));
+        }
         match seek(&self.file, SeekFrom::Data(offset)) {
             Ok(data) if data > offset => {
                 Ok((Presence::Hole, data.saturating_sub(offset).min(want)))
             }
             Ok(_) => match seek(&self.file, SeekFrom::Hole(offset)) {
                 Ok(hole) if hole > offset => {
+                    if let Some(mut known) = self.known_data() {
+                        *known = offset..hole;
+                    }
                     Ok((Presence::Data, hole.saturating_sub(offset).min(want)))
                 }
                 Ok(_) => Ok((Presence::Data, want)),
