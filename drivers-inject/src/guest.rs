@@ -1,7 +1,9 @@
 //! What the planner asks of a guest's files, and the answer for a file tree.
 
-use rehost_block::Result;
+use rehost_block::{Error, Result};
+use rehost_fs::{FileKind, FileSystem, Inode};
 use rehost_inspect::model::FilesystemRef;
+use rehost_inspect::{GuestTree, Location};
 
 /// A regular file that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,4 +52,71 @@ pub trait GuestFiles {
     /// # Errors
     /// As the guest's filesystems.
     fn names(&self, path: &str) -> Result<Vec<String>>;
+}
+
+impl GuestFiles for GuestTree {
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        Self::read(self, path)
+    }
+
+    fn file(&self, path: &str) -> Result<Option<FoundFile>> {
+        let Some((at, location, fs)) = opened(self, path)? else {
+            return Ok(None);
+        };
+        if fs.attributes(location.inode)?.kind != FileKind::Regular {
+            return Ok(None);
+        }
+        Ok(Some(FoundFile {
+            at,
+            path: utf8(location.path)?,
+            block: fs.identity().block_size,
+            plain: is_plain(fs, location.inode),
+        }))
+    }
+
+    fn directory(&self, path: &str) -> Result<Option<FoundDirectory>> {
+        let Some((at, location, fs)) = opened(self, path)? else {
+            return Ok(None);
+        };
+        if fs.attributes(location.inode)?.kind != FileKind::Directory {
+            return Ok(None);
+        }
+        Ok(Some(FoundDirectory {
+            at,
+            path: utf8(location.path)?,
+        }))
+    }
+
+    fn names(&self, path: &str) -> Result<Vec<String>> {
+        let entries = self.read_dir(path)?;
+        Ok(entries
+            .into_iter()
+            .filter_map(|entry| String::from_utf8(entry.name).ok())
+            .collect())
+    }
+}
+
+type Opened<'a> = (FilesystemRef, Location, &'a dyn FileSystem);
+
+fn opened<'a>(tree: &'a GuestTree, path: &str) -> Result<Option<Opened<'a>>> {
+    let Some(location) = tree.locate(path)? else {
+        return Ok(None);
+    };
+    let (_, opened) = tree
+        .mounts()
+        .find(|(_, opened)| opened.at.disk == location.disk && opened.at.volume == location.volume)
+        .ok_or_else(|| Error::internal("a file on a filesystem that is not mounted"))?;
+    Ok(Some((opened.at.clone(), location, opened.fs.as_ref())))
+}
+
+/// Whether the content of a file lies in blocks of its own. A file whose blocks cannot be told is
+/// not, and is replaced instead.
+fn is_plain(fs: &dyn FileSystem, inode: Inode) -> bool {
+    fs.stored(inode)
+        .is_ok_and(|parts| parts.iter().all(|part| part.disk.is_some()))
+}
+
+fn utf8(path: Vec<u8>) -> Result<String> {
+    String::from_utf8(path)
+        .map_err(|_| Error::unsupported("a path of the guest that is to be changed is not UTF-8"))
 }

@@ -50,18 +50,20 @@ impl Planner<'_> {
                 );
                 continue;
             }
-            if let Some(owner) = owners.insert(found.path.clone(), kernel.version.clone()) {
-                self.note(
-                    Severity::Warning,
-                    "initramfs-shared",
-                    format!(
+            match owners.get(&found.path) {
+                // A kernel is listed once for each of its images.
+                Some(owner) if *owner == kernel.version => continue,
+                Some(owner) => {
+                    let what = format!(
                         "kernels {owner} and {} share one initramfs, which is edited for {owner}",
                         kernel.version
-                    ),
-                    Some(Place::file(&found.path)),
-                );
-                continue;
-            }
+                    );
+                    let place = Some(Place::file(&found.path));
+                    self.note(Severity::Warning, "initramfs-shared", what, place);
+                    continue;
+                }
+                None => owners.insert(found.path.clone(), kernel.version.clone()),
+            };
             edits.extend(self.rebuild_one(kernel, modules, found, links)?);
         }
         self.note_kdump()?;
