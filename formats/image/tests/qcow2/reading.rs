@@ -337,3 +337,86 @@ fn a_wholly_mapped_disk_is_one_run_whatever_the_cluster_size() {
         }
     }
 }
+
+#[test]
+fn snapshots_bitmaps_and_a_dirty_flag_do_not_disturb_the_active_layer() {
+    if !have(&["qemu-img", "qemu-io"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let disk = patchwork(1 << 20);
+    fs::write(folder.join("disk.raw"), &disk).unwrap();
+    let convert = [
+        "convert",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        "-o",
+        "lazy_refcounts=on",
+    ];
+    run(
+        folder,
+        "qemu-img",
+        &[&convert[..], &["disk.raw", "busy.qcow2"]].concat(),
+    );
+    run(
+        folder,
+        "qemu-img",
+        &["snapshot", "-c", "before", "busy.qcow2"],
+    );
+    run(
+        folder,
+        "qemu-img",
+        &["bitmap", "--add", "busy.qcow2", "backup"],
+    );
+    run(
+        folder,
+        "qemu-io",
+        &["-c", "write -P 0x77 100k 300k", "busy.qcow2"],
+    );
+    let mut expected = disk;
+    expected[100 << 10..400 << 10].fill(0x77);
+
+    let path = folder.join("busy.qcow2");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[79] |= 1;
+    fs::write(&path, bytes).unwrap();
+    let image = assert_content(&path, &expected, "snapshots");
+    let told = details(&image);
+    assert_eq!((told.snapshots, told.bitmaps), (1, 1));
+    assert!(told.dirty && told.lazy_refcounts);
+}
+
+#[test]
+fn encrypted_images_are_refused_by_name_and_never_read_as_ciphertext() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for (format, says) in [
+        ("luks", "encrypted with LUKS"),
+        ("aes", "encrypted with AES"),
+    ] {
+        let options = format!("encrypt.format={format},encrypt.key-secret=key");
+        let secret = [
+            "create",
+            "-f",
+            "qcow2",
+            "--object",
+            "secret,id=key,data=geheim",
+            "-o",
+            &options,
+        ];
+        run(
+            folder,
+            "qemu-img",
+            &[&secret[..], &["locked.qcow2", "1M"]].concat(),
+        );
+        let error = Image::open(folder.join("locked.qcow2"), None, &SameFolder).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+}
