@@ -1,9 +1,10 @@
 //! Boots a guest in its own virtual machine and says what it saw.
 //!
-//! Two engines run the same [`Machine`]: the built-in one on `/dev/kvm`, and QEMU. [`boot`] runs
-//! one, watches the guest's serial console and gives a [`Verdict`]. `unsafe` exists in this crate
-//! alone.
+//! Two engines run the same [`Machine`]: the built-in one on `/dev/kvm`, and QEMU. [`choose`] finds
+//! the one that works here; [`boot`] runs it, watches the guest's serial console and gives a
+//! [`Verdict`]. `unsafe` exists in this crate alone.
 
+mod engine;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 mod machine;
@@ -12,6 +13,7 @@ mod recognise;
 mod recognisers;
 mod verdict;
 
+pub use engine::{Chosen, EngineChoice, choose};
 pub use machine::{Bus, DirectBoot, Ended, Engine, Machine, MachineDisk, Next, Start, Watch};
 pub use qemu::{Accelerator, QemuEngine};
 pub use recognise::{Meaning, Recogniser, Shape, Stage};

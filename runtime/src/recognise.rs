@@ -88,8 +88,8 @@ pub enum Meaning {
 pub enum Shape {
     /// In lines that have ended.
     Line,
-    /// At the beginning of a line, which need not have ended. The pattern must begin with `^`, and
-    /// what it matches is all that is reported.
+    /// In the first characters of a line, which need not have ended. What the pattern matches is
+    /// all that is reported, and must not depend on what may follow.
     Prompt,
 }
 
@@ -194,12 +194,21 @@ impl Recognition {
 
     fn see(&mut self, piece: Piece<'_>, found: &mut Vec<Sighting>) {
         let (Piece::Line(line) | Piece::Overwritten(line) | Piece::Open(line)) = piece;
-        // Prompts first: they are at the beginning of the line.
         self.prompts_in(line, found);
         if matches!(piece, Piece::Open(_)) {
             return;
         }
         self.seen.clear();
+        self.patterns_in(line, found);
+        if matches!(piece, Piece::Line(_)) && !line.trim().is_empty() {
+            if self.tail.len() >= TAIL_LINES {
+                self.tail.pop_front();
+            }
+            self.tail.push_back(shorten(line));
+        }
+    }
+
+    fn patterns_in(&self, line: &str, found: &mut Vec<Sighting>) {
         let mut failed = false;
         for at in self.line_set.matches(line) {
             let Some((recogniser, except)) = self.of_lines.get(at) else {
@@ -216,12 +225,6 @@ impl Recognition {
                 recogniser,
                 line: shorten(line),
             });
-        }
-        if matches!(piece, Piece::Line(_)) && !line.trim().is_empty() {
-            if self.tail.len() >= TAIL_LINES {
-                self.tail.pop_front();
-            }
-            self.tail.push_back(shorten(line));
         }
     }
 
@@ -241,6 +244,8 @@ impl Recognition {
                 continue;
             }
             self.seen.push(recogniser.id);
+            // What stands before the prompt came before it, though its line has not ended.
+            self.patterns_in(start.get(..hit.start()).unwrap_or_default(), found);
             found.push(Sighting {
                 recogniser,
                 line: hit.as_str().trim_end().to_owned(),
@@ -255,5 +260,133 @@ fn shorten(line: &str) -> String {
     match line.char_indices().nth(TAIL_WIDTH) {
         Some((end, _)) => format!("{}…", line.get(..end).unwrap_or(line)),
         None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is seen when the bytes come in these chunks, and the tail.
+    fn seen<'a>(
+        recognition: &mut Recognition,
+        chunks: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Vec<(&'static str, String)>, Vec<String>) {
+        recognition.lines = Lines::default();
+        recognition.seen.clear();
+        recognition.tail.clear();
+        let mut found = Vec::new();
+        for chunk in chunks {
+            found.extend(recognition.push(chunk));
+        }
+        found.extend(recognition.finish());
+        let found = found
+            .into_iter()
+            .map(|sighting| (sighting.recogniser.id, sighting.line));
+        (found.collect(), recognition.tail())
+    }
+
+    #[test]
+    fn what_is_seen_does_not_depend_on_where_the_bytes_are_split() {
+        let mut fresh = Recognition::new().unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings");
+        let mut recordings = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|suffix| suffix != "serial") {
+                continue;
+            }
+            recordings += 1;
+            let bytes = fs::read(&path).unwrap();
+            let whole = seen(&mut fresh, [bytes.as_slice()]);
+            assert!(
+                !whole.0.is_empty(),
+                "{}: nothing recognised",
+                path.display()
+            );
+            assert_eq!(
+                seen(&mut fresh, bytes.chunks(1)),
+                whole,
+                "{}",
+                path.display()
+            );
+            assert_eq!(
+                seen(&mut fresh, bytes.chunks(7)),
+                whole,
+                "{}",
+                path.display()
+            );
+            if bytes.len() <= 1500 {
+                for at in 0..bytes.len() {
+                    let (a, b) = bytes.split_at(at);
+                    assert_eq!(
+                        seen(&mut fresh, [a, b]),
+                        whole,
+                        "{} at {at}",
+                        path.display()
+                    );
+                }
+            }
+        }
+        assert!(recordings >= 15);
+    }
+
+    #[test]
+    fn a_last_login_line_is_no_prompt_however_it_comes() {
+        let mut fresh = Recognition::new().unwrap();
+        let bytes = b"Last login: Tue Nov 17 10:00:00 on ttyS0\r\n";
+        assert_eq!(seen(&mut fresh, bytes.chunks(1)).0, []);
+        assert_eq!(seen(&mut fresh, [bytes.as_slice()]).0, []);
+    }
+
+    #[test]
+    fn a_line_that_fails_twice_counts_once_under_its_closest_name() {
+        let mut fresh = Recognition::new().unwrap();
+        let line =
+            b"[ 2.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00007f00\n";
+        let ids: Vec<_> = seen(&mut fresh, [line.as_slice()]).0;
+        assert_eq!(ids.len(), 1);
+        assert_eq!(ids[0].0, "kernel-init-died");
+    }
+
+    #[test]
+    fn the_tail_is_bounded_in_lines_and_width() {
+        let mut recognition = Recognition::new().unwrap();
+        for nth in 0..1000 {
+            recognition.push(format!("line {nth} {}\n", "x".repeat(2000)).as_bytes());
+        }
+        recognition.push("an open one".as_bytes());
+        let tail = recognition.tail();
+        assert_eq!(tail.len(), TAIL_LINES + 1);
+        assert!(
+            tail.iter()
+                .all(|line| line.chars().count() <= TAIL_WIDTH + 1)
+        );
+        assert_eq!(tail.last().map(String::as_str), Some("an open one"));
+        assert!(tail[TAIL_LINES - 1].starts_with("line 999 "));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn noise_before_a_prompt_does_not_hide_it(
+            noise in prop::collection::vec(any::<u8>(), 0..2000),
+            chunk in 1..300usize,
+        ) {
+            let mut recognition = Recognition::new().unwrap();
+            let mut bytes = noise;
+            bytes.extend(b"\nguest login: ");
+            let mut found = Vec::new();
+            for part in bytes.chunks(chunk) {
+                found.extend(recognition.push(part));
+            }
+            prop_assert!(found.iter().any(|seen| seen.line == "guest login:"));
+        }
     }
 }

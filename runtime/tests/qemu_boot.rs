@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use common::{VIRTIO_BLK, file_disk, judged, limits, memory_disk, parts, qemu, sample, sha256};
 use rehost_block::{Memory, Overlay, Storage, StorageDisk};
 use rehost_runtime::{
-    Bus, Ended, Engine, Limits, Machine, MachineDisk, Next, Outcome, Stage, Start, Verdict, Watch,
+    Bus, Ended, Engine, EngineChoice, Limits, Machine, MachineDisk, Next, Outcome, Stage, Start,
+    Verdict, Watch, choose,
 };
 
 /// A script's end: what a guest shows whose login prompt stands.
@@ -54,6 +55,26 @@ fn a_guest_on_virtio_blk_boots_and_what_it_writes_stays_in_the_overlay() {
     view.read_at(&mut written, 4096).unwrap();
     assert_eq!(&written, b"written by the guest");
     assert_eq!(sha256(file.path()), before);
+}
+
+#[test]
+fn the_engine_that_auto_chooses_boots_a_guest_here() {
+    let (Some(_), Some(parts)) = (qemu(), parts()) else {
+        return;
+    };
+    let disk = memory_disk(vec![0; 1 << 20], Bus::VirtioBlk);
+    let machine = parts.machine(&VIRTIO_BLK, LOGIN, vec![disk]);
+    let chosen = choose(EngineChoice::Auto, &machine).unwrap();
+    println!("{}", chosen.reason);
+    let verdict = judged("auto", &machine, chosen.engine.as_ref(), &limits(120));
+    assert!(verdict.booted(), "{verdict:#?}");
+    assert!(verdict.saw("disk-virtio-blk"), "{verdict:#?}");
+    // Either way the reason names /dev/kvm, whose self-test decided.
+    assert!(chosen.reason.contains("/dev/kvm"), "{}", chosen.reason);
+    assert_eq!(
+        chosen.engine.name() == "kvm",
+        chosen.reason.starts_with("the built-in engine")
+    );
 }
 
 #[test]

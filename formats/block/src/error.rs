@@ -146,6 +146,14 @@ impl Error {
         self
     }
 
+    /// The same without its hint: for an error that explains a decision, where nothing is left to
+    /// do.
+    #[must_use]
+    pub fn without_hint(mut self) -> Self {
+        self.inner.hint = None;
+        self
+    }
+
     /// The error below this one.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

@@ -59,7 +59,7 @@ pub(super) const TABLE: &[Recogniser] = &[
     entry(
         "passphrase",
         Prompt,
-        r"^(Please unlock disk \S+|Please enter passphrase for disk [^:]+|Enter passphrase for \S+): ?",
+        r"Please unlock disk \S+: |Please enter passphrase for disk [^:]{1,100}: |^Enter passphrase for \S+: ",
         Stuck,
         "waits for a disk's passphrase",
     ),

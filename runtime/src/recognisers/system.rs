@@ -39,10 +39,11 @@ pub(super) const TABLE: &[Recogniser] = &[
         says: "started the installed system's init",
     },
     entry(
+        // Said in a dracut initramfs too, so it proves no more than that.
         "local-file-systems",
         Line,
         r"Reached target (\S+ - )?Local File Systems",
-        Progress(Stage::Init),
+        Progress(Stage::Initramfs),
         "mounted its file systems",
     ),
     entry(
