@@ -18,7 +18,7 @@ mod filesystem;
 pub mod path;
 
 pub use detect::{Kind, detect, open};
-pub use ext4::Ext4;
+pub use ext4::{Ext4, Ext4Mut};
 pub use filesystem::{
     Attributes, DirEntry, FileKind, FileSystem, FileSystemMut, Identity, Inode, Stored,
 };

@@ -144,8 +144,18 @@ impl Blocks {
         Ok(bytes)
     }
 
-    /// Forgets what was read, because the disk has changed.
-    pub(super) fn forget(&self) {
-        *self.cache.lock().unwrap_or_else(PoisonError::into_inner) = Cache::default();
+    /// Forgets what was read of a range, because the disk has changed there.
+    pub(super) fn forget(&self, offset: u64, len: u64) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = div(offset, CHUNK);
+        let last = div(offset.saturating_add(len).saturating_sub(1), CHUNK);
+        if last.saturating_sub(first) > wide(MOST_CHUNKS) {
+            *cache = Cache::default();
+            return;
+        }
+        for chunk in first..=last {
+            cache.young.remove(&chunk);
+            cache.old.remove(&chunk);
+        }
     }
 }

@@ -127,8 +127,6 @@ pub(super) fn slots(f: &Fields<'_>, block: usize) -> Result<Vec<Slot>> {
 
 /// A block of a directory.
 pub(super) struct DirBlock {
-    /// Its number in the directory.
-    pub(super) file: u64,
     /// Its number on the disk.
     pub(super) disk: u64,
     pub(super) bytes: Vec<u8>,
@@ -176,7 +174,7 @@ impl Ext4 {
     /// Reads one block of a directory and checks its checksum.
     pub(super) fn dir_block(&self, node: &Node, file: u64, disk: u64) -> Result<DirBlock> {
         let bytes = self.blocks.read(disk, "directory block")?;
-        let block = DirBlock { file, disk, bytes };
+        let block = DirBlock { disk, bytes };
         if self.sb.has_checksums() {
             let f = block.fields(self.sb.block_size);
             match self.form(node, file, &block.bytes)? {

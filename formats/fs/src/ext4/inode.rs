@@ -25,10 +25,6 @@ pub(super) mod flag {
     pub(crate) const INLINE_DATA: u32 = 0x1000_0000;
     pub(crate) const PROJINHERIT: u32 = 0x2000_0000;
     pub(crate) const CASEFOLD: u32 = 0x4000_0000;
-    /// What a new inode takes over from its directory (`EXT4_FL_INHERITED`), as far as it means
-    /// anything for a file whose content is written here.
-    pub(crate) const INHERITED: u32 =
-        0x1 | 0x2 | 0x8 | 0x40 | 0x80 | 0x4000 | 0x8000 | 0x1_0000 | PROJINHERIT;
 }
 
 /// The root directory's inode.
@@ -262,7 +258,7 @@ impl Ext4 {
         self.parse_node(number, at, raw)
     }
 
-    pub(super) fn parse_node(&self, number: u32, at: u64, raw: Vec<u8>) -> Result<Node> {
+    fn parse_node(&self, number: u32, at: u64, raw: Vec<u8>) -> Result<Node> {
         let f = Fields::new(&raw, "inode", at);
         let generation = f.u32_le(0x64)?;
         let seed = self.inode_seed(number, generation);
@@ -282,6 +278,13 @@ impl Ext4 {
                 );
             }
         }
+        self.node_of(number, at, raw)
+    }
+
+    /// The fields of an inode's bytes, whatever its checksum.
+    pub(super) fn node_of(&self, number: u32, at: u64, raw: Vec<u8>) -> Result<Node> {
+        let f = Fields::new(&raw, "inode", at);
+        let seed = self.inode_seed(number, f.u32_le(0x64)?);
         let mode = f.u16_le(0)?;
         let flags = f.u32_le(0x20)?;
         let extra_isize = if raw.len() > 128 { f.u16_le(0x80)? } else { 0 };

@@ -20,6 +20,7 @@ mod journal;
 mod map;
 mod number;
 mod superblock;
+mod write;
 mod xattr;
 
 use std::collections::HashMap;
@@ -38,6 +39,7 @@ use self::superblock::Superblock;
 use crate::{Attributes, DirEntry, FileKind, FileSystem, Identity, Inode, Stored};
 
 pub(crate) use self::superblock::{kind_of_raw, uuid_text};
+pub use self::write::Ext4Mut;
 
 /// Longest symbolic link that is read: one block of the largest size.
 const MOST_LINK: u64 = 64 << 10;

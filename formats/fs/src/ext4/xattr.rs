@@ -18,7 +18,7 @@ pub(super) const MAGIC: u32 = 0xea02_0000;
 const MOST_VALUE: u32 = 64 << 10;
 
 /// The name index of `system.data`, which holds inline content.
-pub(super) const SYSTEM: u8 = 7;
+const SYSTEM: u8 = 7;
 
 /// Name prefixes by index; the two ACLs are whole names.
 pub(super) const PREFIXES: &[(u8, &str)] = &[
@@ -41,9 +41,18 @@ pub(super) struct Stored {
     pub(super) value: Vec<u8>,
     /// The attribute inode that holds the value, or 0.
     pub(super) inode: u32,
+    /// The entry's hash field; a writer keeps it where another inode holds the value.
+    pub(super) hash: u32,
+    /// The entry's size field, likewise.
+    pub(super) size: u32,
 }
 
 impl Stored {
+    /// Whether it is no attribute, but the rest of inline content.
+    pub(super) fn is_inline_data(&self) -> bool {
+        self.index == SYSTEM && self.name == b"data"
+    }
+
     /// The full name, as `getfattr` prints it.
     pub(super) fn full_name(&self) -> Vec<u8> {
         let prefix = PREFIXES
@@ -130,6 +139,8 @@ impl Ext4 {
                 name,
                 value,
                 inode,
+                hash: f.u32_le(at.saturating_add(12))?,
+                size,
             });
             at = at.saturating_add(entry_len(name_len));
         }
@@ -158,7 +169,7 @@ impl Ext4 {
     pub(super) fn visible_xattrs(&self, node: &Node) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut found = Vec::new();
         for stored in self.stored_xattrs(node)? {
-            if stored.index == SYSTEM && stored.name == b"data" {
+            if stored.is_inline_data() {
                 continue;
             }
             let value = match stored.index {
@@ -176,7 +187,7 @@ impl Ext4 {
         let stored = self.inode_xattrs(node)?;
         Ok(stored
             .into_iter()
-            .find(|one| one.index == SYSTEM && one.name == b"data")
+            .find(Stored::is_inline_data)
             .map(|one| one.value)
             .unwrap_or_default())
     }

@@ -104,6 +104,16 @@ impl Journal {
         Ok(wide(log.writes().count()))
     }
 
+    /// Refuses a journal that recorded an error of its filesystem.
+    pub(super) fn check_errno(&self) -> Result<()> {
+        if self.header.errno == 0 {
+            return Ok(());
+        }
+        Err(Error::unsupported("journal records errors")
+            .in_structure("journal superblock")
+            .hint("run e2fsck in the source machine first"))
+    }
+
     /// Marks the journal empty on `target`, after a replay.
     pub(super) fn mark_empty(&self, target: &dyn DiskMut, next: u32) -> Result<()> {
         let bytes = self.header.emptied(next)?;
