@@ -208,3 +208,126 @@ impl Function for VirtioDisk {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rehost_block::{Memory as Content, Overlay, StorageDisk};
+    use virtio_queue::desc::{RawDescriptor, split::Descriptor};
+    use virtio_queue::mock::MockSplitQueue;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::kvm::wires::tests::{Recorded, Wire};
+
+    const BAR: u32 = 0xc000_8000;
+    const WRITABLE: u16 = 2;
+
+    fn disk(memory: &Memory) -> (VirtioDisk, Arc<Recorded>) {
+        let wires = Arc::new(Recorded::default());
+        let base = StorageDisk::new(Arc::new(Content::new("disk", vec![0x5a; 1 << 20])));
+        let block = Block::new(Arc::new(Overlay::in_memory(Arc::new(base))), String::new());
+        let disk = VirtioDisk::new(1, BAR, block, memory.clone(), Arc::clone(&wires) as _);
+        (disk.unwrap(), wires)
+    }
+
+    fn memory() -> Memory {
+        Memory::from_ranges(&[(GuestAddress(0), 4 << 20)]).unwrap()
+    }
+
+    /// Does a driver's set-up, with the rings of `mock`.
+    fn drive(disk: &VirtioDisk, mock: &MockSplitQueue<'_, Memory>) {
+        let write = |at: u64, data: &[u8]| {
+            assert!(disk.memory_write(u64::from(BAR) + at, data));
+        };
+        write(0x08, &1_u32.to_le_bytes());
+        write(0x0c, &1_u32.to_le_bytes());
+        write(0x14, &[11]);
+        write(0x18, &16_u16.to_le_bytes());
+        write(0x20, &mock.desc_table_addr().0.to_le_bytes());
+        write(0x28, &mock.avail_addr().0.to_le_bytes());
+        write(0x30, &mock.used_addr().0.to_le_bytes());
+        write(0x1c, &1_u16.to_le_bytes());
+        write(0x14, &[15]);
+    }
+
+    fn used(memory: &Memory, mock: &MockSplitQueue<'_, Memory>) -> u16 {
+        memory
+            .read_obj(GuestAddress(mock.used_addr().0 + 2))
+            .unwrap()
+    }
+
+    #[test]
+    fn bell_follows_the_bar() {
+        let (disk, wires) = disk(&memory());
+        assert_eq!(wires.taken(), [Wire::Hang(0xc000_b000)]);
+        disk.config_write(0x10, &0xd000_0000_u32.to_le_bytes());
+        let moved = [Wire::TakeDown(0xc000_b000), Wire::Hang(0xd000_3000)];
+        let bells = |taken: Vec<Wire>| -> Vec<Wire> {
+            let is_bell = |wire: &Wire| !matches!(wire, Wire::Lower(_));
+            taken.into_iter().filter(is_bell).collect()
+        };
+        assert_eq!(bells(wires.taken()), moved);
+        disk.config_write(0x04, &[0, 0]);
+        assert_eq!(bells(wires.taken()), [Wire::TakeDown(0xd000_3000)]);
+        assert!(!disk.memory_read(0xd000_0000, &mut [0; 4]));
+    }
+
+    #[test]
+    fn request_is_served_by_the_thread_and_announced() {
+        let memory = memory();
+        let mock = MockSplitQueue::new(&memory, 16);
+        let (disk, wires) = disk(&memory);
+        drive(&disk, &mock);
+        let parts = [
+            (0x20_0000, 16, 0),
+            (0x21_0000, 512, WRITABLE),
+            (0x22_0000, 1, WRITABLE),
+        ]
+        .map(|(at, len, flags)| RawDescriptor::from(Descriptor::new(at, len, flags, 0)));
+        mock.build_desc_chain(&parts).unwrap();
+        wires.taken();
+        std::thread::scope(|scope| {
+            let server = scope.spawn(|| disk.serve());
+            disk.memory_write(u64::from(BAR + NOTIFY), &[0, 0]);
+            // Ends when the request is served; a test that hangs here has failed.
+            while used(&memory, &mock) == 0 {
+                std::thread::yield_now();
+            }
+            disk.stop();
+            server.join().unwrap();
+        });
+        let mut data = [0; 512];
+        memory
+            .read_slice(&mut data, GuestAddress(0x21_0000))
+            .unwrap();
+        assert_eq!(data, [0x5a; 512]);
+        assert_eq!(wires.taken(), [Wire::Raise(1)]);
+    }
+
+    #[test]
+    fn index_that_announces_more_than_the_queue_holds_ends_the_queue() {
+        let memory = memory();
+        let mock = MockSplitQueue::new(&memory, 16);
+        let (disk, _) = disk(&memory);
+        drive(&disk, &mock);
+        memory
+            .write_obj(1000_u16, GuestAddress(mock.avail_addr().0 + 2))
+            .unwrap();
+        let batch = disk.serve_batch();
+        assert!(!batch.more && !batch.interrupt);
+        assert!(!disk.ring().live);
+        assert_eq!(used(&memory, &mock), 0);
+    }
+
+    #[test]
+    fn reset_takes_the_queue_away() {
+        let memory = memory();
+        let mock = MockSplitQueue::new(&memory, 16);
+        let (disk, _) = disk(&memory);
+        drive(&disk, &mock);
+        assert!(disk.ring().live);
+        disk.memory_write(u64::from(BAR) + 0x14, &[0]);
+        assert!(!disk.ring().live);
+        assert!(!disk.serve_batch().more);
+    }
+}
