@@ -160,3 +160,81 @@ impl Target for RawTarget {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rehost_block::{Memory, Presence, Storage};
+    use std::path::Path;
+
+    /// A device: as long as it is, whatever is asked, and full of old data.
+    #[derive(Debug)]
+    struct Device(Memory);
+
+    impl Storage for Device {
+        fn name(&self) -> &Path {
+            self.0.name()
+        }
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+            self.0.read_at(buf, offset)
+        }
+        fn presence(&self, offset: u64, want: u64) -> Result<(Presence, u64)> {
+            self.0.presence(offset, want)
+        }
+    }
+
+    impl StorageMut for Device {
+        fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+            self.0.write_at(data, offset)
+        }
+        fn set_size(&self, _size: u64) -> Result<()> {
+            Ok(())
+        }
+        fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+            self.0.zero_at(offset, len)
+        }
+        fn sync(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn old_data_on_a_device_does_not_shine_through() {
+        for puts in [&[][..], &[0], &[8192], &[0, 4096, 16_384], &[28_672]] {
+            let device = Arc::new(Device(Memory::new("device", vec![0xee; 40_960])));
+            let target = RawTarget::create(device.clone(), 30_000).unwrap();
+            assert_eq!(target.order(), Order::Ascending);
+            let mut expected = vec![0; 30_000];
+            for at in puts.iter().copied() {
+                let end = expected.len().min(at + 4096);
+                expected[at..end].fill(7);
+                target
+                    .put(at as u64, Payload::Plain(&expected[at..end]))
+                    .unwrap();
+            }
+            assert!(device.0.to_vec().starts_with(UNFINISHED));
+            target.publish().unwrap();
+            let found = device.0.to_vec();
+            assert!(found[..30_000] == expected, "{puts:?}");
+            assert!(found[30_000..].iter().all(|byte| *byte == 0xee));
+        }
+    }
+
+    #[test]
+    fn disks_shorter_than_a_sector_are_whole() {
+        for size in [0usize, 1, 511, 512, 513] {
+            let memory = Arc::new(Memory::new("raw", vec![9; 100]));
+            let target = RawTarget::create(memory.clone(), size as u64).unwrap();
+            let disk = vec![3; size];
+            if size > 0 {
+                target.put(0, Payload::Plain(&disk)).unwrap();
+            }
+            assert!(size == 0 || memory.to_vec() != disk);
+            target.publish().unwrap();
+            assert_eq!(memory.to_vec(), disk);
+        }
+    }
+}

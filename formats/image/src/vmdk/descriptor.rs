@@ -265,7 +265,8 @@ fn unread(kind: &[u8]) -> Error {
         b"VMFSSPARSE" => "extent is a VMFSSPARSE (COWD) snapshot delta, which is not read yet",
         b"SESPARSE" => "extent is a SESPARSE snapshot delta, which is not read yet",
         b"VSANSPARSE" => "extent is a VSANSPARSE delta, which lives in a vSAN object",
-        b"VMFSRDM" | b"VMFSRAW" => "extent is a raw device mapping, whose data is on a device",
+        b"VMFSRDM" => "extent is a raw device mapping (VMFSRDM), whose data is on a device",
+        b"VMFSRAW" => "extent is a raw device (VMFSRAW)",
         _ => {
             return corrupt("extent type is not known")
                 .mismatch("FLAT, VMFS, SPARSE or ZERO", quoted(kind));

@@ -118,10 +118,7 @@ fn read_descriptor(storage: &dyn Storage) -> Result<(Descriptor, Option<Header>)
     }
     let (offset, len, header) = if head.starts_with(MAGIC) {
         let header = SparseExtent::header(storage)?;
-        let (offset, len) = header.descriptor.ok_or_else(|| {
-            Error::usage("is one extent of a disk and has no descriptor")
-                .hint("open the small .vmdk text file that names this one")
-        })?;
+        let (offset, len) = header.descriptor.ok_or_else(only_an_extent)?;
         (offset, len, Some(header))
     } else {
         (0, size, None)
@@ -134,7 +131,16 @@ fn read_descriptor(storage: &dyn Storage) -> Result<(Descriptor, Option<Header>)
     }
     let mut text = vec![0; length(len)?];
     storage.read_at(&mut text, offset)?;
+    // QEMU keeps room for a descriptor in the extents of split disks too, and leaves it empty.
+    if header.is_some() && text.first().is_none_or(|byte| *byte == 0) {
+        return Err(only_an_extent());
+    }
     Ok((Descriptor::parse(&text, offset)?, header))
+}
+
+fn only_an_extent() -> Error {
+    Error::usage("is one extent of a disk and has no descriptor")
+        .hint("open the small .vmdk text file that names this one")
 }
 
 fn refuse_devices(descriptor: &Descriptor) -> Result<()> {
