@@ -12,8 +12,6 @@ pub struct FoundFile {
     pub at: FilesystemRef,
     /// Absolute path in that filesystem, without links.
     pub path: String,
-    /// Bytes per block of that filesystem.
-    pub block: u32,
     /// Whether every byte is stored in blocks of its own, so that it can be overwritten in place.
     pub plain: bool,
 }
@@ -69,7 +67,6 @@ impl GuestFiles for GuestTree {
         Ok(Some(FoundFile {
             at,
             path: utf8(location.path)?,
-            block: fs.identity().block_size,
             plain: is_plain(fs, location.inode),
         }))
     }

@@ -208,7 +208,7 @@ fn bus_names_become_uuids_in_the_guest_and_inside_its_initramfs() {
         .iter()
         .find(|edit| edit.path == "/etc/fstab")
         .unwrap();
-    assert_eq!(fstab.how, How::Slack);
+    assert_eq!(fstab.how, How::Allocate);
     assert_eq!(plan.notes.len(), 1, "{plan}");
     assert_eq!(plan.notes[0].severity, Severity::Warning);
     assert!(plan.notes[0].what.contains("/dev/sdz9"), "{plan}");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Result};
 use rehost_inspect::model::{Init, Interface, NetworkTool, Place, Severity};
 
-use super::{Change, Digest, Edit, How, Note, Planner};
+use super::{Change, Digest, Edit, How, NetworkCard, Note, Planner};
 use crate::initramfs::Override;
 
 /// Where systemd-udevd looks first.
@@ -69,17 +69,20 @@ impl Planner<'_> {
             }
         }
         let mut links: Vec<Link> = Vec::new();
-        let mut cards = self.options.cards.clone();
+        let mut cards: Vec<NetworkCard> = self.options.cards.clone();
+        cards.retain(|card| is_mac(&card.mac));
+        let known = cards.clone();
         let mut take = |mac: &str| cards.retain(|card| !same_mac(Some(&card.mac), mac));
         // By the address that the configuration itself names, then by the old machine's slot.
         names.retain(|(name, interface)| {
-            let by_slot = |card: &&super::NetworkCard| card.old_name.as_deref() == Some(*name);
+            let by_slot = |card: &&NetworkCard| card.old_name.as_deref() == Some(*name);
             let mac = network
                 .iter()
-                .find(|other| other.name.as_deref() == Some(*name) && other.mac.is_some())
-                .and_then(|other| other.mac.clone())
+                .filter(|other| other.name.as_deref() == Some(*name))
+                .filter_map(|other| other.mac.clone())
+                .find(|mac| is_mac(mac))
                 .or_else(|| {
-                    let card = self.options.cards.iter().find(by_slot)?;
+                    let card = known.iter().find(by_slot)?;
                     Some(card.mac.clone())
                 });
             let Some(mac) = mac else { return true };
@@ -116,7 +119,7 @@ impl Planner<'_> {
                     .collect(),
             });
         }
-        links.retain(|link| is_mac(&link.mac) && !pinned(&link.mac));
+        links.retain(|link| !pinned(&link.mac));
         if self.system.init != Init::Systemd && !links.is_empty() {
             let list: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
             self.notes.push(Note {

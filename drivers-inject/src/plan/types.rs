@@ -101,9 +101,7 @@ pub struct LineChange {
 pub enum How {
     /// Inside its own blocks at the same length: no metadata changes.
     Overwrite,
-    /// Its length changes, its number of blocks does not.
-    Slack,
-    /// Blocks are allocated or freed.
+    /// Into blocks allocated for it; its old ones are freed. Inode, owner and labels stay.
     Allocate,
     /// A new file.
     Create,
@@ -113,8 +111,7 @@ impl fmt::Display for How {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Overwrite => "overwritten in place, same size",
-            Self::Slack => "within its last block",
-            Self::Allocate => "blocks allocated",
+            Self::Allocate => "into newly allocated blocks",
             Self::Create => "new file",
         })
     }
@@ -181,11 +178,8 @@ impl Edit {
         change: Change,
         (reason, evidence): (String, Vec<Place>),
     ) -> Self {
-        let block = found.block.max(1) as usize;
         let how = if found.plain && before.len() == after.len() {
             How::Overwrite
-        } else if found.plain && before.len().div_ceil(block) == after.len().div_ceil(block) {
-            How::Slack
         } else {
             How::Allocate
         };

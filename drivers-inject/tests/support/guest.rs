@@ -49,7 +49,6 @@ impl GuestFiles for Folder {
         Ok(there.then(|| FoundFile {
             at: root(),
             path: path.to_owned(),
-            block: 4096,
             plain: true,
         }))
     }

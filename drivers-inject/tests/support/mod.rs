@@ -350,11 +350,7 @@ pub fn plain(initramfs: &rehost_inspect::initramfs::Initramfs) -> Vec<u8> {
 pub fn unpack(root: &Path, mut plain: &[u8]) {
     fs::create_dir_all(root).unwrap();
     while !plain.is_empty() {
-        let trailer = plain
-            .windows(10)
-            .position(|window| window == b"TRAILER!!!")
-            .unwrap();
-        let end = (trailer + 11).next_multiple_of(4);
+        let end = archive_len(plain);
         let mut child = Command::new("cpio")
             .args(["--quiet", "-idu", "--no-absolute-filenames"])
             .current_dir(root)
@@ -371,5 +367,45 @@ pub fn unpack(root: &Path, mut plain: &[u8]) {
         let rest = &plain[end..];
         let zeroes = rest.iter().take_while(|byte| **byte == 0).count();
         plain = &rest[zeroes..];
+    }
+}
+
+/// Bytes of the first archive, its trailer included: by its headers, because programs hold the word
+/// `TRAILER!!!` too.
+fn archive_len(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        let field = |index: usize| {
+            let from = at + 6 + 8 * index;
+            let digits = std::str::from_utf8(&bytes[from..from + 8]).unwrap();
+            usize::from_str_radix(digits, 16).unwrap()
+        };
+        let name = at + 110;
+        let body = (name + field(11)).next_multiple_of(4);
+        let next = (body + field(6)).next_multiple_of(4);
+        if bytes[name..].starts_with(b"TRAILER!!!\0") {
+            return next;
+        }
+        at = next;
+    }
+}
+
+/// Copies `range` of a disk to a file, without its zeroes.
+pub fn save(disk: &dyn rehost_block::Disk, range: std::ops::Range<u64>, path: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::create(path).unwrap();
+    file.set_len(range.end - range.start).unwrap();
+    let mut at = range.start;
+    let mut buffer = vec![0; 1 << 20];
+    while at < range.end {
+        let located = disk.locate(at, (range.end - at).min(1 << 20)).unwrap();
+        if !matches!(located.run, rehost_block::Run::Zero) {
+            let part = &mut buffer[..usize::try_from(located.len).unwrap()];
+            disk.read_at(part, at).unwrap();
+            if !rehost_block::is_zero(part) {
+                file.write_all_at(part, at - range.start).unwrap();
+            }
+        }
+        at += located.len;
     }
 }
