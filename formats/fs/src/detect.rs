@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Disk, Error, Fields, Result};
+use rehost_block::{Disk, DiskMut, Error, Fields, Result};
 use serde::Serialize;
 
 use crate::ext4::uuid_text;
-use crate::{Ext4, FileSystem};
+use crate::{Ext4, Ext4Mut, FileSystem, FileSystemMut};
 
 /// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,7 +28,7 @@ type Recogniser = fn(&Probe<'_>) -> Result<Option<Kind>>;
 
 /// In the order in which they are asked.
 const RECOGNISERS: &[Recogniser] = &[
-    linux_raid, luks, lvm2, xfs, ext, btrfs, swap, ntfs, squashfs, iso9660, vfat,
+    linux_raid, luks, lvm2, xfs, ext, btrfs, swap, ntfs, squashfs, udf, iso9660, vfat,
 ];
 
 /// Recognises what `disk` holds; `None` when it is nothing known.
@@ -58,6 +58,25 @@ pub fn open(disk: Arc<dyn Disk>) -> Result<Arc<dyn FileSystem>> {
         }) => Ok(Arc::new(Ext4::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be read",
+            kind.name
+        ))),
+        None => Err(Error::usage("holds no known filesystem")),
+    }
+}
+
+/// Opens the filesystem on `disk` for writing; a journal that needs recovery is replayed onto it.
+///
+/// # Errors
+/// As [`open`], and Unsupported, by name, where it can be read but not written.
+pub fn open_mut(disk: Arc<dyn DiskMut>) -> Result<Arc<dyn FileSystemMut>> {
+    let readable: Arc<dyn Disk> = disk.clone();
+    match detect(&readable)? {
+        Some(Kind {
+            name: "ext2" | "ext3" | "ext4",
+            ..
+        }) => Ok(Arc::new(Ext4Mut::open(disk)?)),
+        Some(kind) => Err(Error::unsupported(format!(
+            "holds {}, which cannot be written",
             kind.name
         ))),
         None => Err(Error::usage("holds no known filesystem")),
@@ -130,27 +149,43 @@ fn btrfs(probe: &Probe<'_>) -> Result<Option<Kind>> {
     Ok(kind("btrfs", uuid(&f, 0x20)?, text(f.bytes(0x12b, 256)?)))
 }
 
+/// What ends the first page of a swap area, and what it is then.
+const SWAP_MARKS: &[(&[u8], &str)] = &[
+    (b"SWAPSPACE2", "swap"),
+    (b"SWAP-SPACE", "swap"),
+    (b"S1SUSPEND", "swsuspend"),
+    (b"S2SUSPEND", "swsuspend"),
+    (b"ULSUSPEND", "swsuspend"),
+    (b"LINHIB0001", "swsuspend"),
+];
+
 fn swap(probe: &Probe<'_>) -> Result<Option<Kind>> {
-    // The signature is at the end of the first page, whose size is the machine's.
+    // The page size is that of the machine that made it.
     for page in [4096u64, 8192, 16_384, 65_536] {
-        let at = page.saturating_sub(10);
-        let Some(mark) = probe.bytes(at, 10)? else {
+        let Some(mark) = probe.bytes(page.saturating_sub(10), 10)? else {
             break;
         };
-        if mark != b"SWAPSPACE2" && mark != b"SWAP-SPACE" {
+        let Some((known, name)) = SWAP_MARKS.iter().find(|(known, _)| mark.starts_with(known))
+        else {
             continue;
-        }
+        };
         let Some(raw) = probe.bytes(1024, 64)? else {
             break;
         };
         let f = Fields::new(&raw, "swap header", 1024);
-        let new = mark == b"SWAPSPACE2";
-        let (id, label) = if new {
-            (uuid(&f, 12)?, text(f.bytes(28, 16)?))
-        } else {
+        let (id, label) = if *known == b"SWAP-SPACE" {
             (None, None)
+        } else {
+            (uuid(&f, 12)?, text(f.bytes(28, 16)?))
         };
-        return Ok(kind("swap", id, label));
+        // TuxOnIce keeps the swap signature, and marks its image at the start of the page.
+        let hibernated = probe.marked(0, 8, 0, b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c")?;
+        let name = if hibernated.is_some() {
+            "swsuspend"
+        } else {
+            name
+        };
+        return Ok(kind(name, id, label));
     }
     Ok(None)
 }
@@ -237,12 +272,61 @@ fn squashfs(probe: &Probe<'_>) -> Result<Option<Kind>> {
     Ok(found.and_then(|_| kind("squashfs", None, None)))
 }
 
+/// UDF, on its own or beside ISO 9660: an `NSR` descriptor among those that begin at 32 KiB.
+fn udf(probe: &Probe<'_>) -> Result<Option<Kind>> {
+    for sector in 16..64u64 {
+        let at = sector.saturating_mul(2048);
+        let Some(raw) = probe.bytes(at, 8)? else {
+            break;
+        };
+        match raw.get(1..6).unwrap_or_default() {
+            b"NSR02" | b"NSR03" => return Ok(kind("udf", None, None)),
+            b"CD001" | b"BEA01" | b"BOOT2" | b"CDW02" => {}
+            _ => break,
+        }
+    }
+    Ok(None)
+}
+
 fn iso9660(probe: &Probe<'_>) -> Result<Option<Kind>> {
-    let Some(raw) = probe.marked(32_768, 2048, 1, b"CD001")? else {
+    const FIRST: u64 = 32_768;
+    let Some(raw) = probe.marked(FIRST, 2048, 1, b"CD001")? else {
         return Ok(None);
     };
-    let label = text(raw.get(40..72).unwrap_or_default());
-    Ok(kind("iso9660", None, label))
+    let f = Fields::new(&raw, "volume descriptor", FIRST);
+    let mut label = text(f.bytes(40, 32)?);
+    // Joliet keeps the label as it was typed, in UTF-16, in a descriptor of its own.
+    for sector in 1..16u64 {
+        let at = FIRST.saturating_add(sector.saturating_mul(2048));
+        let Some(raw) = probe.marked(at, 2048, 1, b"CD001")? else {
+            break;
+        };
+        let f = Fields::new(&raw, "volume descriptor", at);
+        let joliet = matches!(f.bytes(88, 3)?, b"%/@" | b"%/C" | b"%/E");
+        if f.u8(0)? == 255 || f.u8(0)? == 2 && joliet {
+            let (pairs, _) = f.bytes(40, 32)?.as_chunks::<2>();
+            let wide: Vec<u16> = pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect();
+            let typed = String::from_utf16_lossy(&wide);
+            let typed = typed.trim_end_matches(['\0', ' ']);
+            if f.u8(0)? == 2 && !typed.is_empty() {
+                label = Some(typed.to_owned());
+            }
+            break;
+        }
+    }
+    // The time of the last change serves as UUID, that of creation where there is none.
+    let mut id = None;
+    for at in [830, 813] {
+        let digits = f.bytes(at, 16)?;
+        if digits.iter().all(u8::is_ascii_digit) && digits.iter().any(|digit| *digit != b'0') {
+            let digits = String::from_utf8_lossy(digits);
+            let parts = [0..4, 4..6, 6..8, 8..10, 10..12, 12..14, 14..16];
+            let parts = parts.map(|range| digits.get(range).unwrap_or_default().to_owned());
+            id = Some(parts.join("-"));
+            break;
+        }
+    }
+    Ok(kind("iso9660", id, label))
 }
 
 fn vfat(probe: &Probe<'_>) -> Result<Option<Kind>> {
@@ -260,9 +344,49 @@ fn vfat(probe: &Probe<'_>) -> Result<Option<Kind>> {
     if !sane || !(far || near) {
         return Ok(None);
     }
-    let serial = if far { 67 } else { 39 };
-    let number = f.u32_le(serial)?;
+    let number = f.u32_le(if far { 67 } else { 39 })?;
     let (hi, lo) = (number >> 16, number & 0xffff);
-    let label = text(f.bytes(serial.saturating_add(4), 11)?).filter(|label| label != "NO NAME");
+    let label = fat_label(probe, &f, far)?;
     Ok(kind("vfat", Some(format!("{hi:04X}-{lo:04X}")), label))
+}
+
+/// The label in the root directory's first cluster, which is the one that counts; the copy in the
+/// boot sector is not kept up to date by every system.
+fn fat_label(probe: &Probe<'_>, f: &Fields<'_>, far: bool) -> Result<Option<String>> {
+    let sector = u64::from(f.u16_le(11)?);
+    let reserved = u64::from(f.u16_le(14)?);
+    let per_fat = if far {
+        f.u32_le(36)?
+    } else {
+        u32::from(f.u16_le(22)?)
+    };
+    let fats = u64::from(f.u8(16)?).saturating_mul(u64::from(per_fat));
+    let cluster = u64::from(f.u8(13)?).saturating_mul(sector);
+    let area = reserved.saturating_add(fats).saturating_mul(sector);
+    let (at, len) = if far {
+        let first = u64::from(f.u32_le(44)?).saturating_sub(2);
+        (area.saturating_add(first.saturating_mul(cluster)), cluster)
+    } else {
+        (area, u64::from(f.u16_le(17)?).saturating_mul(32))
+    };
+    // At most 2 MiB: 64 Ki entries, or a cluster of 128 sectors of 4 KiB.
+    let Some(entries) = probe.bytes(at, usize::try_from(len).unwrap_or(0))? else {
+        return Ok(None);
+    };
+    for entry in entries.chunks_exact(32) {
+        let one = Fields::new(entry, "root directory", at);
+        let (first, attributes) = (one.u8(0)?, one.u8(11)?);
+        if first == 0 {
+            break;
+        }
+        // A volume label that is neither deleted nor a part of a long name.
+        if first != 0xe5 && attributes & 0x08 != 0 && attributes & 0x0f != 0x0f {
+            let mut name = one.bytes(0, 11)?.to_vec();
+            if let Some(head) = name.first_mut().filter(|head| **head == 5) {
+                *head = 0xe5;
+            }
+            return Ok(text(&name));
+        }
+    }
+    Ok(None)
 }

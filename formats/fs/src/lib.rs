@@ -1,6 +1,6 @@
 //! Filesystems, read and written in process: no mount, no root.
 //!
-//! [`detect`] says what a volume holds and [`open`] opens it. [`FileSystem`] reads,
+//! [`detect`] says what a volume holds; [`open`] and [`open_mut`] open it. [`FileSystem`] reads,
 //! [`FileSystemMut`] writes; [`path`] resolves paths over either.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -17,7 +17,7 @@ mod ext4;
 mod filesystem;
 pub mod path;
 
-pub use detect::{Kind, detect, open};
+pub use detect::{Kind, detect, open, open_mut};
 pub use ext4::{Ext4, Ext4Mut};
 pub use filesystem::{
     Attributes, DirEntry, FileKind, FileSystem, FileSystemMut, Identity, Inode, Stored,
