@@ -35,6 +35,10 @@ use turn::Turnstile;
 /// costs nothing against it.
 const CHUNK: u64 = 1 << 20;
 
+/// Most workers: with the largest units that any format has (2 MiB) each needs about 6 MiB, and all
+/// of them together stay below 256 MiB.
+const MOST_WORKERS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
 /// Told how far a copy is. Called from the workers, once per chunk.
 pub trait Progress: Sync {
     /// `done` of `total` guest bytes are dealt with, `data` of them are stored in the target.
@@ -44,7 +48,7 @@ pub trait Progress: Sync {
 /// How to copy.
 #[derive(Clone, Copy)]
 pub struct CopyOptions<'a> {
-    /// Worker threads.
+    /// Worker threads, of which at most 32 are used.
     pub threads: NonZeroUsize,
     /// Who is told how far it is.
     pub progress: Option<&'a dyn Progress>,
@@ -104,7 +108,7 @@ pub fn copy(disk: &dyn Disk, target: &dyn Target, options: &CopyOptions<'_>) -> 
         data: AtomicU64::new(0),
         options,
     };
-    let copied = in_parallel(options.threads, || job.work())?;
+    let copied = in_parallel(options.threads.min(MOST_WORKERS), || job.work())?;
     match job
         .failure
         .into_inner()

@@ -47,7 +47,7 @@ const NEWLINES: [u8; 4] = *b"\n \r\n";
 /// The largest grain, in sectors. QEMU's (1 GiB).
 const MAX_GRAIN: u64 = 0x20_0000;
 /// The largest compressed grain, in bytes. Ours, for bounded memory; VMware writes 64 KiB.
-const MAX_COMPRESSED_GRAIN: u64 = 4 << 20;
+const MAX_COMPRESSED_GRAIN: u64 = 2 << 20;
 /// The most grain directory entries. QEMU's (a directory of 32 MiB: 256 TiB of usual grains).
 const MAX_GD_ENTRIES: u64 = 8 << 20;
 
