@@ -87,7 +87,7 @@ pub fn plan(
     let mut changes = TextChanges::default();
     planner.rename_devices(&mut changes);
     planner.add_console(&mut changes)?;
-    let links = planner.name_interfaces();
+    let links = planner.name_interfaces()?;
     let mut edits = planner.rebuild_initramfs(&links)?;
     edits.extend(changes.into_edits(&mut planner)?);
     edits.extend(planner.write_links(&links)?);

@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rehost_inject::kmod::Indexes;
 use rehost_inspect::modules::{Dependencies, index, parse_aliases};
@@ -50,22 +50,24 @@ fn indexes_say_what_depmod_says() {
     }
 }
 
-/// Whole kernels: those of this machine, and of `$REHOST_MODULES` (folders, `:` between).
+/// Whole kernels: those of this machine, and of the sample guest `tiny`.
 #[test]
 fn indexes_say_what_depmod_says_of_whole_kernels() {
-    let mut parents = vec!["/lib/modules".into()];
-    if let Some(more) = std::env::var_os("REHOST_MODULES") {
-        parents.extend(std::env::split_paths(&more));
-    }
-    let folders: Vec<_> = parents
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let guests = std::env::var_os("REHOST_GUESTS").map_or(target.join("guests"), PathBuf::from);
+    let parents = [
+        PathBuf::from("/lib/modules"),
+        guests.join("tiny/kept/usr/lib/modules"),
+    ];
+    let folders: Vec<PathBuf> = parents
         .iter()
-        .filter_map(|parent: &std::path::PathBuf| fs::read_dir(parent).ok())
+        .filter_map(|parent| fs::read_dir(parent).ok())
         .flatten()
         .map(|entry| entry.unwrap().path())
         .filter(|folder| folder.join("modules.dep.bin").exists())
         .collect();
     if folders.is_empty() {
-        println!("skipped: needs a kernel in /lib/modules or $REHOST_MODULES");
+        println!("skipped: needs scripts/build-guest tiny, or a kernel in /lib/modules");
     }
     for folder in folders {
         compare(&folder);

@@ -21,7 +21,7 @@ impl Planner<'_> {
                     line,
                     replace(device, stable),
                     format!(
-                        "{} is {} only on the old machine's bus",
+                        "{}, {}, is called otherwise on another bus",
                         device.name,
                         what(device.role)
                     ),

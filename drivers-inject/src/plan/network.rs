@@ -48,7 +48,7 @@ impl Link {
 
 impl Planner<'_> {
     /// The names that need a link.
-    pub(super) fn name_interfaces(&mut self) -> Vec<Link> {
+    pub(super) fn name_interfaces(&mut self) -> Result<Vec<Link>> {
         let network = &self.system.network;
         let pinned = |mac: &str| {
             network.iter().any(|interface| {
@@ -120,20 +120,32 @@ impl Planner<'_> {
             });
         }
         links.retain(|link| !pinned(&link.mac));
-        if self.system.init != Init::Systemd && !links.is_empty() {
+        if !links.is_empty() && !self.reads_links()? {
             let list: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
             self.notes.push(Note {
                 severity: Severity::Warning,
                 id: "interface-name-not-pinned",
                 what: format!(
-                    "names of network interfaces ({}) can be kept for systemd guests only",
+                    "the guest has no udev that reads .link files, so {} may be called otherwise \
+                     and its configuration go unused",
                     list.join(", ")
                 ),
                 evidence: links.into_iter().flat_map(|link| link.evidence).collect(),
             });
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        links
+        Ok(links)
+    }
+
+    /// Whether the guest's udev is systemd's, which may run under another init too: it comes with
+    /// links of its own.
+    fn reads_links(&self) -> Result<bool> {
+        for folder in ["/usr/lib/systemd/network", "/lib/systemd/network"] {
+            if self.files.directory(folder)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(self.system.init == Init::Systemd)
     }
 
     /// The links as files of the root filesystem, where they are not there yet.
