@@ -390,4 +390,14 @@ pub(crate) mod tests {
             Some("UUID=5e4ddd4c-11f5-4c95-ae23-6b1d0a4d9e1f")
         );
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn arbitrary_names_never_panic(name in "(/dev/)?(sd|nvme|cciss/c|mmcblk|disk/by-label/)?.{0,20}") {
+            devices().resolve(&name);
+            devices().by_grub_name(&name);
+        }
+    }
 }

@@ -113,7 +113,9 @@ fn virtio(reader: &Reader<'_>, kernel: &Kernel) {
     });
 }
 
+/// One finding for each name and severity, with every place where it stands.
 fn device_names(reader: &Reader<'_>, system: &GuestSystem) {
+    let mut findings: Vec<Finding> = Vec::new();
     for name in &system.device_names {
         let severity = match name.role {
             DeviceRole::Fstab | DeviceRole::BootRoot | DeviceRole::Crypttab => Severity::Problem,
@@ -123,17 +125,33 @@ fn device_names(reader: &Reader<'_>, system: &GuestSystem) {
             | DeviceRole::Initramfs => Severity::Warning,
             DeviceRole::DeviceMap => Severity::Note,
         };
-        let whose = match &name.inside {
-            Some(initramfs) => format!(" inside {initramfs}"),
-            None => String::new(),
+        let place = match &name.inside {
+            Some(initramfs) => Place {
+                path: format!("{initramfs}:{}", name.place.path),
+                line: name.place.line,
+            },
+            None => name.place.clone(),
         };
-        reader.find(Finding {
+        let finding = Finding {
             severity,
             id: "device-name",
-            what: format!("{} depends on the disk's bus{whose}", name.name),
-            evidence: vec![name.place.clone()],
+            what: format!("{} depends on the disk's bus", name.name),
+            evidence: Vec::new(),
             fix: name.stable.as_ref().map(|stable| format!("use {stable}")),
-        });
+        };
+        let same = |other: &&mut Finding| {
+            (other.severity, &other.what, &other.fix) == (severity, &finding.what, &finding.fix)
+        };
+        match findings.iter_mut().find(same) {
+            Some(known) => known.evidence.push(place),
+            None => findings.push(Finding {
+                evidence: vec![place],
+                ..finding
+            }),
+        }
+    }
+    for finding in findings {
+        reader.find(finding);
     }
 }
 

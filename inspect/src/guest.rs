@@ -385,7 +385,7 @@ fn assemble(
     let mut tree = root.clone();
     let mut wanted: Vec<&Mount> = mounts
         .iter()
-        .filter(|mount| mount.point.starts_with('/') && mount.point.trim_matches('/') != "")
+        .filter(|mount| mount.point.starts_with('/') && !mount.point.trim_matches('/').is_empty())
         .collect();
     // Parents first, whatever the order of the lines.
     wanted.sort_by_key(|mount| mount.point.trim_matches('/').split('/').count());

@@ -4,13 +4,23 @@
 //! inside the guest as its own mount table assembles it (`/boot/vmlinuz` whether or not `/boot` is
 //! a filesystem of its own). Names that are not UTF-8 are shown with replacement characters, so a
 //! path printed here is for people and for the planner, and the bytes are read again through
-//! the guest tree.
+//! [`GuestTree`](crate::GuestTree).
+
+mod boot;
+mod kernel;
+mod network;
 
 use std::fmt;
 
 use rehost_fs::Identity;
 use rehost_volume::Layout;
 use serde::Serialize;
+
+pub use boot::{BootEntry, BootLoader, BootLoaderKind, BootSource, Firmware};
+pub use kernel::{
+    DriverFound, DriverState, Generator, InitramfsFound, InitramfsHint, Kernel, SegmentFound,
+};
+pub use network::{AddressMethod, Interface, NetworkTool};
 
 /// The version of this shape, as `schema` in the JSON.
 pub const SCHEMA: &str = "rehost.inspection/1";
@@ -289,8 +299,10 @@ pub enum Init {
     Sysv,
     /// Upstart.
     Upstart,
-    /// OpenRC (usually started by busybox).
+    /// OpenRC (usually started by BusyBox).
     Openrc,
+    /// BusyBox alone, by its `/etc/inittab`.
+    Busybox,
     /// Not recognised.
     Unknown,
 }
@@ -317,304 +329,6 @@ impl Mount {
     #[must_use]
     pub fn is_swap(&self) -> bool {
         self.fstype == "swap"
-    }
-}
-
-/// One kernel.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Kernel {
-    /// `uname -r`: the name of its module directory.
-    pub version: String,
-    /// Its image: `/boot/vmlinuz-…`.
-    pub image: Option<String>,
-    /// Its initramfs: `/boot/initrd.img-…`.
-    pub initramfs: Option<InitramfsFound>,
-    /// Its build configuration: `/boot/config-…`.
-    pub config: Option<String>,
-    /// Its modules: `/lib/modules/…`, links resolved (`/usr/lib/modules/…` on merged systems).
-    pub modules: Option<String>,
-    /// For each driver that decides whether it boots somewhere, whether it has it.
-    pub drivers: Vec<DriverFound>,
-}
-
-impl Kernel {
-    /// How the kernel has the driver `name` (underscores).
-    #[must_use]
-    pub fn driver(&self, name: &str) -> DriverState {
-        self.drivers
-            .iter()
-            .find(|driver| driver.name == name)
-            .map_or(DriverState::Absent, |driver| driver.kernel)
-    }
-
-    /// Whether the kernel has the driver before the root filesystem is mounted: built in, or a
-    /// module inside the initramfs.
-    #[must_use]
-    pub fn early(&self, name: &str) -> bool {
-        self.drivers.iter().any(|driver| {
-            driver.name == name
-                && (driver.kernel == DriverState::Builtin || driver.in_initramfs == Some(true))
-        })
-    }
-}
-
-/// How a kernel has a driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DriverState {
-    /// Compiled in (`modules.builtin`).
-    Builtin,
-    /// A module (`modules.dep`).
-    Module,
-    /// Not there.
-    Absent,
-}
-
-/// One driver of one kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DriverFound {
-    /// Module name, underscores.
-    pub name: &'static str,
-    /// How the kernel has it.
-    pub kernel: DriverState,
-    /// Whether the initramfs holds its module; `None` when there is no initramfs that could be
-    /// read.
-    pub in_initramfs: Option<bool>,
-}
-
-/// An initramfs file and what is inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct InitramfsFound {
-    /// Path of the file.
-    pub path: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// What made it.
-    pub generator: Generator,
-    /// The archives it is made of, in file order.
-    pub segments: Vec<SegmentFound>,
-    /// Modules inside, by name (underscores), sorted.
-    pub modules: Vec<String>,
-    /// Files inside that fix a root or resume device.
-    pub hints: Vec<InitramfsHint>,
-    /// Why it could not be read, if it could not.
-    pub error: Option<String>,
-}
-
-/// The program that made an initramfs, by what it left inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Generator {
-    /// Debian's initramfs-tools.
-    InitramfsTools,
-    /// dracut.
-    Dracut,
-    /// Arch's mkinitcpio.
-    Mkinitcpio,
-    /// Alpine's mkinitfs.
-    Mkinitfs,
-    /// Not recognised.
-    Unknown,
-}
-
-impl fmt::Display for Generator {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::InitramfsTools => "initramfs-tools",
-            Self::Dracut => "dracut",
-            Self::Mkinitcpio => "mkinitcpio",
-            Self::Mkinitfs => "mkinitfs",
-            Self::Unknown => "unknown generator",
-        })
-    }
-}
-
-/// One archive of an initramfs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SegmentFound {
-    /// Byte offset in the file.
-    pub offset: u64,
-    /// Length in the file, padding after it excluded.
-    pub len: u64,
-    /// `none`, `gzip`, `zstd`, `xz`, `lz4`, ….
-    pub compression: String,
-    /// Number of entries in the archive.
-    pub entries: u64,
-}
-
-/// A file inside an initramfs that names a root or resume device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct InitramfsHint {
-    /// Its path inside the archive: `conf/conf.d/resume`.
-    pub path: String,
-    /// Its text.
-    pub text: String,
-}
-
-/// How the guest boots.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BootLoader {
-    /// Which boot loader.
-    pub kind: BootLoaderKind,
-    /// The file its entries come from.
-    pub config: Option<String>,
-    /// The firmware it was set up for.
-    pub firmware: Firmware,
-    /// Its entries, submenus flattened, in menu order.
-    pub entries: Vec<BootEntry>,
-    /// Which of `entries` it takes unattended.
-    pub default: Option<usize>,
-    /// Why that one: `set default="0"`, `saved_entry in grubenv`.
-    pub default_reason: String,
-    /// Lines from which the configuration is generated (`/etc/default/grub`).
-    pub sources: Vec<BootSource>,
-}
-
-/// Which boot loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum BootLoaderKind {
-    /// GRUB 2.
-    Grub2,
-    /// GRUB 0.97.
-    GrubLegacy,
-    /// SYSLINUX on ext4, FAT, ….
-    Extlinux,
-    /// systemd-boot.
-    SystemdBoot,
-    /// None was found.
-    None,
-}
-
-impl fmt::Display for BootLoaderKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Grub2 => "GRUB 2",
-            Self::GrubLegacy => "GRUB legacy",
-            Self::Extlinux => "extlinux",
-            Self::SystemdBoot => "systemd-boot",
-            Self::None => "none found",
-        })
-    }
-}
-
-/// The firmware a guest was set up for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Firmware {
-    /// PC BIOS: boot code in sector 0.
-    Bios,
-    /// UEFI: an EFI system partition, and no boot code in sector 0.
-    Uefi,
-    /// Both would start it.
-    Either,
-    /// Neither was found.
-    Unknown,
-}
-
-impl fmt::Display for Firmware {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bios => "BIOS",
-            Self::Uefi => "UEFI",
-            Self::Either => "BIOS or UEFI",
-            Self::Unknown => "firmware unknown",
-        })
-    }
-}
-
-/// One entry of a boot menu.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BootEntry {
-    /// Its title.
-    pub title: String,
-    /// Its identifier (`--id`, `$menuentry_id_option`, file name of a BLS entry).
-    pub id: Option<String>,
-    /// How the boot loader addresses it: `0`, `1>2`.
-    pub index: String,
-    /// The kernel, as a path in the guest; `None` for entries that start something else.
-    pub kernel: Option<String>,
-    /// The initramfs files, as paths in the guest, in order.
-    pub initrds: Vec<String>,
-    /// The kernel command line, variables expanded.
-    pub command_line: String,
-    /// The line with the kernel and its command line (or the entry's first line).
-    pub place: Place,
-}
-
-/// A setting that a boot configuration is generated from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BootSource {
-    /// `GRUB_CMDLINE_LINUX`.
-    pub key: String,
-    /// Its value, unquoted.
-    pub value: String,
-    /// Where it stands.
-    pub place: Place,
-}
-
-/// A network interface that the configuration names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Interface {
-    /// Its name in the guest; `None` where it is matched by something else.
-    pub name: Option<String>,
-    /// The MAC address it is matched by.
-    pub mac: Option<String>,
-    /// How it gets its address.
-    pub method: AddressMethod,
-    /// Addresses with prefix length where given.
-    pub addresses: Vec<String>,
-    /// Default gateways.
-    pub gateways: Vec<String>,
-    /// Which tool reads the file.
-    pub configured_by: NetworkTool,
-    /// Where it stands.
-    pub place: Place,
-}
-
-/// How an interface gets its address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AddressMethod {
-    /// DHCP (or automatic).
-    Dhcp,
-    /// Written in the file.
-    Static,
-    /// None: the interface is up without one, or is part of another.
-    None,
-}
-
-/// The tool that reads a network configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NetworkTool {
-    /// `/etc/network/interfaces`.
-    Ifupdown,
-    /// `/etc/netplan`.
-    Netplan,
-    /// NetworkManager keyfiles.
-    NetworkManager,
-    /// `/etc/systemd/network`.
-    SystemdNetworkd,
-    /// `ifcfg-*` of Red Hat and SUSE.
-    Ifcfg,
-    /// `/etc/udev/rules.d/*-persistent-net.rules`: a name for a MAC, no addresses.
-    UdevRule,
-    /// A systemd `.link` file: a name for a MAC, no addresses.
-    SystemdLink,
-}
-
-impl fmt::Display for NetworkTool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ifupdown => "ifupdown",
-            Self::Netplan => "netplan",
-            Self::NetworkManager => "NetworkManager",
-            Self::SystemdNetworkd => "systemd-networkd",
-            Self::Ifcfg => "ifcfg",
-            Self::UdevRule => "udev rule",
-            Self::SystemdLink => "systemd .link",
-        })
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn find(
         }
     }
     let kernel_line = reader.text("/etc/kernel/cmdline");
-    let kernel_words = kernel_line.iter().flat_map(|text| words(text));
+    let kernel_words = kernel_line.iter().flat_map(words);
     let sources = system.boot.sources.iter().flat_map(|source| {
         let words = source.value.split_whitespace();
         words.map(|word| (word.to_owned(), source.place.clone()))

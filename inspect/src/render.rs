@@ -10,7 +10,7 @@ use crate::model::{
 use rehost_volume::{Table, Volume};
 
 /// Width of the column of headings.
-const HEADING: usize = 14;
+const HEADING: usize = 16;
 
 impl Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -276,4 +276,17 @@ mod tests {
         }
         assert_eq!(compare_versions("6.01", "6.1"), Ordering::Equal);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn arbitrary_text_never_panics_and_versions_are_ordered(a in ".{0,40}", b in ".{0,40}") {
+            let text = Text::new("/x", a.as_bytes());
+            text.assignments();
+            text.settings();
+            unescape_octal(&a);
+            assert_eq!(compare_versions(&a, &b), compare_versions(&b, &a).reverse());
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! GRUB manual 2.06: 6 (configuration), 16.3.36 (`menuentry`), 15 (environment block).
 
+mod commands;
 mod run;
 mod script;
 mod test;

@@ -378,4 +378,13 @@ mod tests {
         assert!(parse(&deep).is_err());
         assert!(parse(&"- ".repeat(1000)).is_ok());
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn arbitrary_text_never_panics(text in "[a-c:\\- \\[\\]{},'\"#\\n]{0,120}") {
+            let _ = parse(&text);
+        }
+    }
 }

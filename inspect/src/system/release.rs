@@ -206,8 +206,10 @@ pub(crate) fn init(reader: &Reader<'_>) -> Init {
     let target = reader.canonical("/sbin/init").unwrap_or_default();
     if target.ends_with("/systemd") {
         Init::Systemd
-    } else if target.ends_with("/busybox") || target.ends_with("/openrc-init") {
+    } else if target.ends_with("/openrc-init") {
         Init::Openrc
+    } else if target.ends_with("/busybox") && !reader.exists("/sbin/openrc") {
+        Init::Busybox
     } else if target.contains("upstart") || reader.exists("/etc/init/rc-sysinit.conf") {
         Init::Upstart
     } else if reader.exists("/sbin/openrc") && !target.is_empty() {

@@ -281,3 +281,19 @@ fn what_is_not_followed_is_reported_with_its_line() {
     let lines: Vec<Option<u32>> = menu.problems.iter().map(|(place, _)| place.line).collect();
     assert_eq!(lines, [Some(3), Some(2)]);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_damaged_menu_never_panics(at in 0..DEBIAN.len(), byte in proptest::prelude::any::<u8>()) {
+        let mut bytes = DEBIAN.as_bytes().to_vec();
+        bytes[at] = byte;
+        menu(&String::from_utf8_lossy(&bytes), &[]);
+    }
+
+    #[test]
+    fn arbitrary_scripts_never_panic(text in "[a-z ={}\\[\\]$\"';\\n\\\\#]{0,200}") {
+        menu(&text, &[]);
+    }
+}

@@ -1,0 +1,3 @@
+//! Where a machine comes from: readers of other hypervisors' machine descriptions.
+
+pub mod vmx;

@@ -1,0 +1,109 @@
+//! Boot loaders and their menus.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Place;
+
+/// How the guest boots.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BootLoader {
+    /// Which boot loader.
+    pub kind: BootLoaderKind,
+    /// The file its entries come from.
+    pub config: Option<String>,
+    /// The firmware it was set up for.
+    pub firmware: Firmware,
+    /// Its entries, submenus flattened, in menu order.
+    pub entries: Vec<BootEntry>,
+    /// Which of `entries` it takes unattended.
+    pub default: Option<usize>,
+    /// Why that one: `set default="0"`, `saved_entry in grubenv`.
+    pub default_reason: String,
+    /// Lines from which the configuration is generated (`/etc/default/grub`).
+    pub sources: Vec<BootSource>,
+}
+
+/// Which boot loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootLoaderKind {
+    /// GRUB 2.
+    Grub2,
+    /// GRUB 0.97.
+    GrubLegacy,
+    /// SYSLINUX on ext4, FAT, ….
+    Extlinux,
+    /// systemd-boot.
+    SystemdBoot,
+    /// None was found.
+    None,
+}
+
+impl fmt::Display for BootLoaderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Grub2 => "GRUB 2",
+            Self::GrubLegacy => "GRUB legacy",
+            Self::Extlinux => "extlinux",
+            Self::SystemdBoot => "systemd-boot",
+            Self::None => "none found",
+        })
+    }
+}
+
+/// The firmware a guest was set up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    /// PC BIOS: boot code in sector 0.
+    Bios,
+    /// UEFI: an EFI system partition, and no boot code in sector 0.
+    Uefi,
+    /// Both would start it.
+    Either,
+    /// Neither was found.
+    Unknown,
+}
+
+impl fmt::Display for Firmware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bios => "BIOS",
+            Self::Uefi => "UEFI",
+            Self::Either => "BIOS or UEFI",
+            Self::Unknown => "firmware unknown",
+        })
+    }
+}
+
+/// One entry of a boot menu.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BootEntry {
+    /// Its title.
+    pub title: String,
+    /// Its identifier (`--id`, `$menuentry_id_option`, file name of a BLS entry).
+    pub id: Option<String>,
+    /// How the boot loader addresses it: `0`, `1>2`.
+    pub index: String,
+    /// The kernel, as a path in the guest; `None` for entries that start something else.
+    pub kernel: Option<String>,
+    /// The initramfs files, as paths in the guest, in order.
+    pub initrds: Vec<String>,
+    /// The kernel command line, variables expanded.
+    pub command_line: String,
+    /// The line with the kernel and its command line (or the entry's first line).
+    pub place: Place,
+}
+
+/// A setting that a boot configuration is generated from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BootSource {
+    /// `GRUB_CMDLINE_LINUX`.
+    pub key: String,
+    /// Its value, unquoted.
+    pub value: String,
+    /// Where it stands.
+    pub place: Place,
+}
