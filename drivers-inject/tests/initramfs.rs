@@ -426,3 +426,32 @@ fn modules_hidden_in_a_squashfs_are_refused_by_name() {
     let error = rebuild(&old, &Wanted::default(), &|_| Ok(None)).unwrap_err();
     assert!(error.to_string().contains("squash-root.img"), "{error}");
 }
+
+#[test]
+fn a_module_tree_that_would_fill_the_memory_is_refused() {
+    if !have(&["cpio"]) {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let old = Initramfs::parse(pack(root.path())).unwrap();
+    let wanted = Wanted {
+        version: VERSION,
+        modules: &names(&["virtio_blk"]),
+        ..Wanted::default()
+    };
+    let huge_module = |path: &str| {
+        Ok(match path {
+            "modules.dep" => Some(b"k/virtio_blk.ko: k/a.ko\nk/a.ko:\n".to_vec()),
+            path if path.ends_with(".ko") => Some(vec![0; 200 << 20]),
+            _ => None,
+        })
+    };
+    let error = rebuild(&old, &wanted, &huge_module).unwrap_err();
+    assert!(
+        error.to_string().contains("more than 268435456 bytes"),
+        "{error}"
+    );
+    let huge_index = |path: &str| Ok((path == "modules.alias").then(|| vec![b'\n'; 65 << 20]));
+    let error = rebuild(&old, &wanted, &huge_index).unwrap_err();
+    assert!(error.to_string().contains("modules.alias"), "{error}");
+}

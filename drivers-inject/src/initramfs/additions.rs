@@ -16,6 +16,13 @@ use rehost_inspect::modules::{
 use super::{AddedModule, ModuleReader, Wanted};
 use crate::kmod::Indexes;
 
+/// Most bytes of modules that are added. Ours: the virtio drivers of a kernel have under 2 MB, and a
+/// hostile module tree must not exhaust the host.
+const MOST_ADDED: usize = 256 << 20;
+
+/// Longest index file of the guest that is read. Ours: a stock kernel's `modules.alias` has 1.5 MB.
+const MOST_TEXT: usize = 64 << 20;
+
 /// A module file to be added.
 pub(super) struct NewModule {
     pub(super) added: AddedModule,
@@ -54,6 +61,7 @@ impl Additions {
         let plain = !present.is_empty() && present.values().all(|path| path.ends_with(".ko"));
         let mut paths = present.clone();
         let mut new = Vec::new();
+        let mut room = MOST_ADDED;
         for file in &needed {
             if present.contains_key(&file.name) {
                 continue;
@@ -72,6 +80,13 @@ impl Additions {
                 }
                 _ => (file.path.clone(), content),
             };
+            room = room.checked_sub(content.len()).ok_or_else(|| {
+                Error::unsupported(format!(
+                    "the modules to add come to more than {MOST_ADDED} bytes"
+                ))
+                .in_structure("modules.dep")
+                .hint("look at what modules.dep says that virtio_blk needs")
+            })?;
             paths.insert(file.name.clone(), path.clone());
             new.push(NewModule {
                 added: AddedModule {
@@ -220,6 +235,12 @@ impl Guest {
     pub(super) fn read(read: ModuleReader<'_>) -> Result<Self> {
         let text = |name: &str| -> Result<String> {
             let content = read(name)?.unwrap_or_default();
+            if content.len() > MOST_TEXT {
+                return Err(Error::unsupported(format!(
+                    "{name} is too large to be what it should be"
+                ))
+                .mismatch(format!("at most {MOST_TEXT} bytes"), content.len()));
+            }
             Ok(String::from_utf8_lossy(&content).into_owned())
         };
         Ok(Self {

@@ -106,3 +106,91 @@ impl<'a> Supplement<'a> {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// An archive with `usr/lib`, the link `lib` to it, and one executable.
+    fn base() -> Initramfs {
+        let mut bytes = Vec::new();
+        for (name, mode, body) in [
+            ("usr", 0o040_755u32, ""),
+            ("usr/lib", 0o040_755, ""),
+            ("lib", 0o120_777, "usr/lib"),
+            ("init", 0o100_755, "#!/bin/sh"),
+        ] {
+            let fields = [
+                1,
+                mode,
+                0,
+                0,
+                1,
+                0,
+                body.len() as u32,
+                0,
+                0,
+                0,
+                0,
+                name.len() as u32 + 1,
+                0,
+            ];
+            bytes.extend(b"070701");
+            bytes.extend(
+                fields
+                    .iter()
+                    .flat_map(|field| format!("{field:08x}").into_bytes()),
+            );
+            bytes.extend(name.bytes());
+            bytes.push(0);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(body.bytes());
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        Initramfs::parse(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_permissions() {
+        let base = base();
+        let mut supplement = Supplement::new(&base);
+        supplement.put("init", b"#!/bin/bash").unwrap();
+        supplement.put("etc/new", b"n").unwrap();
+        let joined = [base.file().to_vec(), supplement.finish().unwrap()].concat();
+        let joined = Initramfs::parse(joined).unwrap();
+        assert_eq!(joined.node(b"init").unwrap().mode, 0o100_755);
+        assert_eq!(joined.node(b"etc/new").unwrap().mode, 0o100_644);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn what_is_put_is_what_the_kernel_finds(
+            files in prop::collection::btree_map(
+                "(lib/|usr/lib/|etc/|a/b/)[c-e]{1,2}/[f-h]{1,3}",
+                prop::collection::vec(any::<u8>(), 0..50),
+                0..12,
+            ),
+        ) {
+            let base = base();
+            let mut supplement = Supplement::new(&base);
+            let mut expected = BTreeMap::new();
+            for (path, content) in &files {
+                supplement.put(path, content).unwrap();
+                // `lib` is a link: two paths may mean one file, and the later one wins.
+                let place = path.strip_prefix("lib/").map_or(path.clone(), |rest| format!("usr/lib/{rest}"));
+                expected.insert(place, content);
+            }
+            let joined = [base.file().to_vec(), supplement.finish().unwrap()].concat();
+            prop_assert_eq!(joined.len() % 4, 0);
+            let joined = Initramfs::parse(joined).unwrap();
+            prop_assert_eq!(joined.node(b"lib").unwrap().kind, rehost_fs::FileKind::Symlink);
+            for (path, content) in expected {
+                prop_assert_eq!(joined.read(path.as_bytes()), Some(content.as_slice()));
+            }
+        }
+    }
+}
