@@ -7,7 +7,7 @@ use rehost_block::{Error, Fields, Result};
 
 use super::Ext4;
 use super::checksum::crc32c;
-use super::features::incompat;
+use super::features::{compat, incompat};
 use super::inode::{Node, ROOT, flag};
 use super::number::{index, wide};
 use super::superblock::checksum_error;
@@ -309,6 +309,7 @@ impl Ext4 {
         node.expect(FileKind::Directory, "a directory")?;
         node.check_plain()?;
         if node.has(flag::INDEX)
+            && self.sb.features.compat(compat::DIR_INDEX)
             && let Ok(Some(path)) = self.find_indexed(node, name)
         {
             return Ok(path);
