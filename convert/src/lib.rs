@@ -1,5 +1,22 @@
-//! rehost.
+//! Moves machines: the pipeline from a source to a proven target, and the `rehost` command line.
+//!
+//! One migration, in order: [`source`] says what the VM is, [`guest`] opens its disks and looks
+//! inside, [`edit`] plans the changes and applies them to overlays, [`proof`] boots a guest,
+//! [`write`] writes an image through the copy engine in [`copy`], [`target`] describes the new
+//! machine. [`migrate`] strings them together and fills the [`report`].
 #![forbid(unsafe_code)]
 
+pub mod browse;
+pub mod cli;
 pub mod copy;
+pub mod edit;
+pub mod guest;
+pub mod interrupt;
+pub mod migrate;
+pub mod proof;
+pub mod report;
 pub mod source;
+pub mod target;
+pub mod unfinished;
+pub mod voice;
+pub mod write;

@@ -235,7 +235,7 @@ fn kernel_lines(f: &mut fmt::Formatter<'_>, kernel: &Kernel) -> fmt::Result {
             list(&|kernel, early| kernel != DriverState::Builtin && early == Some(true)),
         ),
         (
-            "  on disk only",
+            "  on disk",
             list(&|kernel, early| kernel == DriverState::Module && early != Some(true)),
         ),
         (

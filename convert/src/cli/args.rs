@@ -1,0 +1,420 @@
+//! The command line as data: what was typed, not yet checked against any file.
+//!
+//! Help, man pages and shell completions all come from these types.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use rehost_image::{Compression, Format};
+use rehost_runtime::EngineChoice;
+
+/// Exit codes, as every command's help ends.
+const EXIT_CODES: &str =
+    "Exit codes: 0 done; 1 \"no\" or \"differs\"; 2 error; 3 verification failed.";
+
+/// Moves machines: reads any disk image or VM, fixes the guest so that it boots on its new
+/// hardware, writes the new image, and boots it to prove it.
+#[derive(Debug, Parser)]
+#[command(name = "rehost", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Turn a VM into a guest of another hypervisor, and prove that it boots there
+    Migrate(Migrate),
+    /// Show what a disk image is: format, sizes, and the files it is made of
+    Info(ImageCommand),
+    /// Show where each part of the disk is stored: data, zeroes, holes, packed units
+    Map(ImageCommand),
+    /// Copy a disk image into another format
+    Convert(Convert),
+    /// Say whether two disk images have the same content
+    Compare(Compare),
+    /// Look at a guest offline: system, kernels, drivers, boot loader, mounts, network
+    Inspect(Inspect),
+    /// List a directory inside a disk image
+    Ls(Ls),
+    /// Print a file inside a disk image
+    Cat(Cat),
+    /// Copy files out of a disk image, or into a new copy of one
+    Cp(Cp),
+    /// Write a copy of an image whose guest has the drivers for its new hardware
+    Inject(Inject),
+    /// Boot an image on a throw-away overlay and say whether it reached the login prompt
+    Verify(Verify),
+    /// Print a shell completion script
+    Completions {
+        /// The shell it is for
+        shell: Shell,
+    },
+    /// Write man pages, one a command, into a folder
+    Man {
+        /// The folder, which must exist
+        #[arg(value_hint = ValueHint::DirPath)]
+        folder: PathBuf,
+    },
+    /// Print the reference of all commands in Markdown
+    #[command(hide = true)]
+    Reference,
+}
+
+/// Options of every command that opens an image.
+#[derive(Debug, Clone, Args)]
+pub struct Opening {
+    /// The image's format; without it, the first bytes decide
+    #[arg(id = "from", long = "from", value_name = "FORMAT")]
+    pub format: Option<Format>,
+
+    /// Also open backing files, extents and parents below this folder (may be repeated); without
+    /// it, only those in the image's own folder
+    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub allow_paths: Vec<PathBuf>,
+}
+
+/// Options of every command that shows progress on standard error.
+#[derive(Debug, Clone, Args)]
+pub struct Reporting {
+    /// Print the result as JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print errors only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Options of every command that boots a guest.
+#[derive(Debug, Clone, Args)]
+pub struct Booting {
+    /// What runs the guest: the built-in machine on /dev/kvm, QEMU, or the first that works
+    #[arg(long, default_value = "auto", value_name = "ENGINE")]
+    pub engine: EngineChoice,
+
+    /// Seconds until a guest that has not reached its login prompt counts as failed
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+
+    /// Show the guest's serial console on standard error while it boots
+    #[arg(long)]
+    pub show_serial: bool,
+}
+
+/// Options of every command that writes an image.
+#[derive(Debug, Clone, Args)]
+pub struct Writing {
+    /// The target's format; without it, the suffix of its name decides
+    #[arg(id = "to-format", long = "to", value_name = "FORMAT")]
+    pub format: Option<Format>,
+
+    /// Compress: qcow2 takes zlib and zstd, a VMDK becomes streamOptimized with zlib
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    pub compress: Option<Compression>,
+
+    /// Replace the target if it exists, and allow a block device as target
+    #[arg(long)]
+    pub force: bool,
+
+    /// Threads that read, pack and write; as many as there are processors if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// Options of `info` and `map`.
+#[derive(Debug, Args)]
+pub struct ImageCommand {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `convert`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost convert disk.vmdk disk.qcow2\n  rehost convert --from raw --to qcow2 --compress zstd disk.img small.qcow2\n  rehost convert --compress zlib disk.qcow2 stream.vmdk"
+)]
+pub struct Convert {
+    /// The disk image to read; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    /// The disk image to write
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub target: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// One disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub left: PathBuf,
+    /// The other
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub right: PathBuf,
+    /// The first image's format; without it, the first bytes decide
+    #[arg(long, value_name = "FORMAT")]
+    pub left_format: Option<Format>,
+    /// The second image's format; without it, the first bytes decide
+    #[arg(long, value_name = "FORMAT")]
+    pub right_format: Option<Format>,
+    /// Also open files named by the images below this folder (may be repeated)
+    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub allow_paths: Vec<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A disk image, or a VMX file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where inside an image a command looks.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// Look at the filesystem of this partition (0: the whole disk) instead of the guest's own
+    /// mounts
+    #[arg(long, value_name = "NUMBER")]
+    pub volume: Option<u32>,
+}
+
+/// Options of `ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The directory or file in the guest
+    #[arg(default_value = "/")]
+    pub path: PathBuf,
+    /// Show type, mode, owner, size and time of each
+    #[arg(short, long)]
+    pub long: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Place,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `cat`.
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The file in the guest
+    pub path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Place,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    /// Print path, attributes and content as JSON: `text` where it is UTF-8, `base16` otherwise
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `cp`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost cp disk.vmdk:/etc/fstab .\n  rehost cp -r disk.qcow2:/var/log logs\n  rehost cp motd disk.vmdk:/etc/motd --output edited.qcow2"
+)]
+pub struct Cp {
+    /// What to copy: a file here, or IMAGE:PATH
+    pub source: String,
+    /// Where to: a file or folder here, or IMAGE:PATH (with --output)
+    pub target: String,
+    /// Copy a directory with all that is in it
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// For copies into an image: the new image to write; the old one is never written to
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Place,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// The hardware a guest is prepared for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Hypervisor {
+    /// KVM with virtio disks and network
+    Kvm,
+}
+
+/// What is changed in the guest beyond what booting needs.
+#[derive(Debug, Clone, Args)]
+pub struct Editing {
+    /// Give the guest a serial console for good (without it, only the proof's copy has one)
+    #[arg(long)]
+    pub serial_console: bool,
+
+    /// Print the plan and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `inject`.
+#[derive(Debug, Args)]
+pub struct Inject {
+    /// The disk image to read; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    /// The disk image to write: the edited copy
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "dry_run")]
+    pub target: Option<PathBuf>,
+    /// The hardware to prepare the guest for
+    #[arg(long = "for", value_name = "HYPERVISOR", default_value = "kvm")]
+    pub hypervisor: Hypervisor,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub editing: Editing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// The virtual bus of the boot disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BootBus {
+    /// virtio-blk
+    VirtioBlk,
+    /// virtio-scsi (QEMU only)
+    VirtioScsi,
+    /// AHCI (QEMU only)
+    Ahci,
+    /// VMware's pvscsi (QEMU only)
+    Pvscsi,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The disk image; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// How the guest sees its disk
+    #[arg(long, default_value = "virtio-blk", value_name = "BUS")]
+    pub bus: BootBus,
+    /// Virtual processors
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: u8,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub memory: u32,
+    /// Let the firmware and the guest's own boot loader start it (QEMU only), instead of placing
+    /// the kernel its boot loader would choose into memory
+    #[arg(long)]
+    pub firmware: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub booting: Booting,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `migrate`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  rehost migrate guest.vmx --to kvm -o out/\n\nExit codes: 0 the guest reached its login prompt on its new hardware; 2 error; 3 it did not."
+)]
+pub struct Migrate {
+    /// The VM: a VMX file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    /// The hypervisor to move it to
+    #[arg(long, value_name = "HYPERVISOR")]
+    pub to: Hypervisor,
+    /// The folder for the image, the domain XML and report.json; made if missing
+    #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::DirPath, required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// Do not boot the edited guest before its disks are copied
+    #[arg(long)]
+    pub no_preflight: bool,
+    /// Do not boot the written image
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Compress the written image
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    pub compress: Option<Compression>,
+    /// Replace files of an earlier run in the output folder
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that read, pack and write; as many as there are processors if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub editing: Editing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub booting: Booting,
+    /// Also open disks and parents below this folder (may be repeated); without it, only those in
+    /// the VMX's own folder
+    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub allow_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}

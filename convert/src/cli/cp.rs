@@ -1,0 +1,205 @@
+//! `rehost cp`: files out of an image, or into a new copy of one.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use rehost_block::{Disk, Error, Overlay};
+use rehost_fs::FileKind;
+use serde::Serialize;
+
+use super::args::Cp;
+use super::convert::summary;
+use super::{Answer, loudness, output};
+use crate::browse::Browse;
+use crate::edit::put_file;
+use crate::guest::{look, open_image};
+use crate::interrupt;
+use crate::unfinished::{Existing, Unfinished};
+use crate::voice::Voice;
+use crate::write::{Writing, format_of_name, write_image};
+
+/// Directories inside one another that are copied. Linux's own longest path has fewer.
+const DEEPEST: usize = 2048;
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Copied {
+    files: u64,
+    directories: u64,
+    links: u64,
+    skipped: Vec<PathBuf>,
+}
+
+/// `IMAGE:/PATH`, when the text is one.
+fn inside(text: &str) -> Option<(PathBuf, PathBuf)> {
+    let (image, path) = text.split_once(":/")?;
+    (!image.is_empty()).then(|| (PathBuf::from(image), Path::new("/").join(path)))
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Cp) -> Result<Answer> {
+    match (inside(&args.source), inside(&args.target)) {
+        (Some((image, path)), None) => copy_out(args, &image, &path),
+        (None, Some((image, path))) => copy_in(args, &image, &path),
+        (Some(_), Some(_)) => {
+            bail!("copying from image to image takes two steps, through a folder")
+        }
+        (None, None) => bail!("neither side names an image; write IMAGE:/PATH"),
+    }
+}
+
+fn copy_out(args: &Cp, image: &Path, path: &Path) -> Result<Answer> {
+    let image = open_image(image, args.opening.format, &args.opening.allow_paths)?;
+    let browse = Browse::open(&image, args.place.volume)?;
+    let mut target = PathBuf::from(&args.target);
+    if target.is_dir() {
+        target.push(path.file_name().unwrap_or(OsStr::new("root")));
+    }
+    let mut copied = Copied {
+        files: 0,
+        directories: 0,
+        links: 0,
+        skipped: Vec::new(),
+    };
+    let found = browse.find(path)?;
+    if found.fs.attributes(found.inode)?.kind == FileKind::Directory && !args.recursive {
+        return Err(Error::usage("is a directory")
+            .in_file(path)
+            .hint("copy it with -r")
+            .into());
+    }
+    copy_tree(
+        &browse,
+        path,
+        &target,
+        Existing::from_force(args.writing.force),
+        &mut copied,
+        0,
+    )?;
+    let voice = Voice::new(loudness(args.reporting.quiet));
+    for skipped in &copied.skipped {
+        voice.step(format_args!(
+            "Skipped {}: neither file, directory nor link.",
+            skipped.display()
+        ));
+    }
+    if args.reporting.json {
+        output::json(&copied)?;
+    }
+    Ok(Answer::Done)
+}
+
+fn copy_tree(
+    browse: &Browse,
+    path: &Path,
+    target: &Path,
+    existing: Existing,
+    copied: &mut Copied,
+    depth: usize,
+) -> Result<()> {
+    if depth > DEEPEST {
+        return Err(Error::corrupt("directories are nested without end")
+            .in_file(path)
+            .into());
+    }
+    let found = if depth == 0 {
+        browse.find(path)?
+    } else {
+        browse.find_link(path)?
+    };
+    match found.fs.attributes(found.inode)?.kind {
+        FileKind::Regular => {
+            let (unfinished, _) = Unfinished::create(target, existing)?;
+            let mut file = fs::File::create(unfinished.path())
+                .with_context(|| format!("cannot write {}", target.display()))?;
+            found.read_in_pieces(|piece| {
+                file.write_all(piece)
+                    .map_err(|error| Error::io("cannot write", error).in_file(target))
+            })?;
+            file.sync_all()?;
+            unfinished.finish()?;
+            copied.files += 1;
+        }
+        FileKind::Directory => {
+            match fs::create_dir(target) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("cannot create", error).in_file(target).into());
+                }
+                _ => copied.directories += 1,
+            }
+            for entry in browse.list(path)? {
+                // A name with a slash or `..` in it would leave the target folder.
+                if entry.name.contains(&b'/') || entry.name == b".." || entry.name == b"." {
+                    return Err(Error::corrupt("a directory holds an impossible name")
+                        .in_file(path)
+                        .into());
+                }
+                let name = OsStr::from_bytes(&entry.name);
+                copy_tree(
+                    browse,
+                    &path.join(name),
+                    &target.join(name),
+                    existing,
+                    copied,
+                    depth + 1,
+                )?;
+            }
+        }
+        FileKind::Symlink => {
+            let link = found.fs.read_link(found.inode)?;
+            std::os::unix::fs::symlink(OsStr::from_bytes(&link), target)
+                .with_context(|| format!("cannot create the link {}", target.display()))?;
+            copied.links += 1;
+        }
+        _ => copied.skipped.push(path.to_owned()),
+    }
+    Ok(())
+}
+
+fn copy_in(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
+    let voice = Voice::new(loudness(args.reporting.quiet));
+    let Some(output) = &args.output else {
+        return Err(Error::usage("an image is never changed in place")
+            .in_file(name)
+            .hint("name the image to write with --output FILE")
+            .into());
+    };
+    let content = fs::read(&args.source).with_context(|| format!("cannot read {}", args.source))?;
+    let image = open_image(name, args.opening.format, &args.opening.allow_paths)?;
+    let overlay = Arc::new(Overlay::in_memory(image.disk()));
+    let guest = look(&[Arc::clone(&overlay) as Arc<dyn Disk>])?;
+    put_file(
+        &guest,
+        std::slice::from_ref(&overlay),
+        args.place.volume,
+        path,
+        &content,
+    )?;
+    let format = match args.writing.format {
+        Some(format) => format,
+        None => format_of_name(output)?,
+    };
+    voice.step(format_args!(
+        "Writing {} with {} in it.",
+        output.display(),
+        path.display()
+    ));
+    let writing = Writing {
+        format,
+        compression: args.writing.compress,
+        existing: Existing::from_force(args.writing.force),
+        threads: args.writing.threads,
+        cancel: interrupt::flag()?,
+    };
+    let outcome = write_image(&*overlay, output, &writing, voice)?;
+    voice.step(summary(&outcome));
+    if args.reporting.json {
+        output::json(&outcome)?;
+    }
+    Ok(Answer::Done)
+}

@@ -1,0 +1,87 @@
+//! `rehost info`: what an image is, and the files it is made of.
+
+use anyhow::Result;
+use rehost_image::{Image, LayerDescription};
+use serde::Serialize;
+
+use super::args::ImageCommand;
+use super::{Answer, output};
+use crate::guest::open_image;
+use crate::voice::bytes;
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Info<'a> {
+    virtual_size: u64,
+    layers: &'a [LayerDescription],
+}
+
+/// Runs the command.
+pub(super) fn run(args: &ImageCommand) -> Result<Answer> {
+    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    if args.json {
+        output::json(&Info {
+            virtual_size: image.size(),
+            layers: image.layers(),
+        })?;
+    } else {
+        print(&image)?;
+    }
+    Ok(Answer::Done)
+}
+
+fn print(image: &Image) -> Result<()> {
+    for (nth, layer) in image.layers().iter().enumerate() {
+        if nth > 0 {
+            output::line("")?;
+        }
+        output::line(format_args!("image:        {}", layer.path.display()))?;
+        let how = if layer.sniffed {
+            " (told by its first bytes)"
+        } else {
+            ""
+        };
+        output::line(format_args!("format:       {}{how}", layer.format))?;
+        output::line(format_args!(
+            "virtual size: {} ({} bytes)",
+            bytes(layer.virtual_size),
+            layer.virtual_size
+        ))?;
+        output::line(format_args!(
+            "file size:    {} ({} bytes)",
+            bytes(layer.file_size),
+            layer.file_size
+        ))?;
+        if let Some(unit) = layer.unit {
+            output::line(format_args!("unit:         {}", bytes(unit)))?;
+        }
+        if let Some(codec) = layer.compression {
+            output::line(format_args!("compression:  {codec}"))?;
+        }
+        if let Some(backing) = &layer.backing {
+            output::line(format_args!("parent:       {}", backing.name.display()))?;
+        }
+        for (name, value) in details(layer)? {
+            output::line(format_args!(
+                "{:<14}{value}",
+                format!("{}:", name.replace('_', " "))
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// The format's own facts, as they are in the JSON, one a line.
+fn details(layer: &LayerDescription) -> Result<Vec<(String, String)>> {
+    let serde_json::Value::Object(fields) = serde_json::to_value(&layer.details)? else {
+        return Ok(Vec::new());
+    };
+    Ok(fields
+        .into_iter()
+        .filter(|(name, value)| name != "type" && !value.is_null())
+        .map(|(name, value)| match value {
+            serde_json::Value::String(text) => (name, text),
+            other => (name, other.to_string()),
+        })
+        .collect())
+}

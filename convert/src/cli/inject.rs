@@ -1,0 +1,108 @@
+//! `rehost inject`: an edited copy of an image.
+
+use std::path::Path;
+
+use anyhow::Result;
+use rehost_inject::apply::Ledger;
+use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
+use rehost_inject::target::KVM;
+use serde::Serialize;
+
+use super::args::{Editing, Hypervisor, Inject};
+use super::convert::summary;
+use super::{Answer, loudness, output};
+use crate::edit::{cards, edit, plan};
+use crate::guest::{OpenedVm, look};
+use crate::interrupt;
+use crate::source::vmx::Vm;
+use crate::unfinished::Existing;
+use crate::voice::Voice;
+use crate::write::{Outcome, Writing, format_of_name, write_image};
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Injected<'a> {
+    plan: &'a EditPlan,
+    ledger: Option<&'a Ledger>,
+    target: Option<&'a Path>,
+    #[serde(flatten)]
+    outcome: Option<Outcome>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Inject) -> Result<Answer> {
+    let voice = Voice::new(loudness(args.reporting.quiet));
+    let opened = OpenedVm::open(&args.source, args.opening.format, &args.opening.allow_paths)?;
+    let [image] = &opened.images[..] else {
+        anyhow::bail!("inject edits one image; migrate moves a VM of several disks");
+    };
+    voice.step(format_args!(
+        "Looking at the guest on {}.",
+        args.source.display()
+    ));
+    let disks = opened.disks();
+    let guest = look(&disks)?;
+    guest
+        .system()
+        .map_err(|error| error.in_file(&args.source))?;
+    let Hypervisor::Kvm = args.hypervisor;
+    let plan = plan(&guest, &KVM, &options(&args.editing, opened.vm.as_ref()))?;
+    voice.step("Planned edits:");
+    voice.detail(&plan);
+    let Some(target) = args.target.as_deref().filter(|_| !args.editing.dry_run) else {
+        if args.reporting.json {
+            output::json(&Injected {
+                plan: &plan,
+                ledger: None,
+                target: None,
+                outcome: None,
+            })?;
+        }
+        return Ok(Answer::Done);
+    };
+    let edited = edit(&plan, &guest, &disks)?;
+    let format = match args.writing.format {
+        Some(format) => format,
+        None => format_of_name(target)?,
+    };
+    voice.step(format_args!(
+        "Writing {} ({format}) from {}.",
+        target.display(),
+        image.format()
+    ));
+    let writing = Writing {
+        format,
+        compression: args.writing.compress,
+        existing: Existing::from_force(args.writing.force),
+        threads: args.writing.threads,
+        cancel: interrupt::flag()?,
+    };
+    let outcome = write_image(&*edited.overlays[0], target, &writing, voice)?;
+    voice.step(summary(&outcome));
+    if args.reporting.json {
+        output::json(&Injected {
+            plan: &plan,
+            ledger: Some(&edited.ledger),
+            target: Some(target),
+            outcome: Some(outcome),
+        })?;
+    }
+    Ok(Answer::Done)
+}
+
+/// The options as typed.
+fn options(args: &Editing, vm: Option<&Vm>) -> PlanOptions {
+    PlanOptions {
+        serial_console: console(args),
+        cards: vm.map(cards).unwrap_or_default(),
+    }
+}
+
+/// `--serial-console` as typed.
+pub(super) const fn console(args: &Editing) -> SerialConsole {
+    if args.serial_console {
+        SerialConsole::Add
+    } else {
+        SerialConsole::Leave
+    }
+}

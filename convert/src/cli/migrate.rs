@@ -1,0 +1,52 @@
+//! `rehost migrate`: the whole path.
+
+use anyhow::Result;
+
+use super::args::{Hypervisor, Migrate};
+use super::inject::console;
+use super::verify::booting;
+use super::{Answer, loudness, output};
+use crate::interrupt;
+use crate::migrate::{Boots, Migration, Stop, migrate};
+use crate::report::Ending;
+use crate::unfinished::Existing;
+use crate::voice::Voice;
+
+/// Runs the command.
+pub(super) fn run(args: &Migrate) -> Result<Answer> {
+    let Hypervisor::Kvm = args.to;
+    let voice = Voice::new(loudness(args.reporting.quiet));
+    let migration = Migration {
+        source: &args.source,
+        allow_paths: &args.allow_paths,
+        stop: match &args.output {
+            Some(folder) if !args.editing.dry_run => Stop::Never { folder },
+            _ => Stop::AfterPlan,
+        },
+        serial_console: console(&args.editing),
+        preflight: if args.no_preflight {
+            Boots::Skipped
+        } else {
+            Boots::Run
+        },
+        proof: if args.no_verify {
+            Boots::Skipped
+        } else {
+            Boots::Run
+        },
+        booting: booting(&args.booting),
+        compression: args.compress,
+        existing: Existing::from_force(args.force),
+        threads: args.threads,
+        cancel: interrupt::flag()?,
+    };
+    let (report, error) = migrate(&migration, voice);
+    if args.reporting.json {
+        output::json(&report)?;
+    }
+    match (error, report.ending) {
+        (Some(error), _) => Err(error.into()),
+        (None, Ending::PreflightFailed | Ending::ProofFailed) => Ok(Answer::NotVerified),
+        (None, _) => Ok(Answer::Done),
+    }
+}

@@ -1,0 +1,85 @@
+//! The commands: each takes its arguments as plain data, runs the pipeline, prints the result.
+
+mod args;
+mod compare;
+mod convert;
+mod cp;
+mod files;
+mod info;
+mod inject;
+mod inspect;
+mod map;
+mod migrate;
+mod output;
+mod reference;
+mod verify;
+
+use std::process::ExitCode;
+
+pub use args::Arguments;
+use args::Command;
+
+use crate::voice::Loudness;
+
+/// How a command that did not fail ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Done, or "yes".
+    Done,
+    /// "No", or "differs".
+    No,
+    /// The guest was booted and did not pass.
+    NotVerified,
+}
+
+impl From<Answer> for ExitCode {
+    fn from(answer: Answer) -> Self {
+        Self::from(match answer {
+            Answer::Done => 0,
+            Answer::No => 1,
+            Answer::NotVerified => 3,
+        })
+    }
+}
+
+/// Exit code of a command that failed.
+const FAILED: u8 = 2;
+
+/// Runs the command that was asked for.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    let answer = match arguments.command {
+        Command::Migrate(args) => migrate::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Map(args) => map::run(&args),
+        Command::Convert(args) => convert::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Ls(args) => files::ls(&args),
+        Command::Cat(args) => files::cat(&args),
+        Command::Cp(args) => cp::run(&args),
+        Command::Inject(args) => inject::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Completions { shell } => reference::completions(shell),
+        Command::Man { folder } => reference::man(&folder),
+        Command::Reference => reference::markdown(),
+    };
+    match answer {
+        Ok(answer) => answer.into(),
+        // Whoever read standard output has seen enough (`rehost map … | head`).
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rehost: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// `--quiet` as typed.
+const fn loudness(quiet: bool) -> Loudness {
+    if quiet {
+        Loudness::Quiet
+    } else {
+        Loudness::Normal
+    }
+}

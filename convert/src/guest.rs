@@ -1,0 +1,78 @@
+//! Opening what a command names: an image, or a VM with all its disks, and the guest on them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rehost_block::{AllowedFolders, Disk, Result};
+use rehost_image::{Format, Image};
+use rehost_inspect::{Guest, Options};
+
+use crate::source::vmx::{self, Vm};
+
+/// A VM, or a lone image, with its disks opened.
+#[derive(Debug)]
+pub struct OpenedVm {
+    /// What the VM's own configuration says; `None` for a lone image.
+    pub vm: Option<Vm>,
+    /// Its disks in boot order.
+    pub images: Vec<Image>,
+}
+
+impl OpenedVm {
+    /// Opens a VMX and its disks, or an image as a VM of one disk.
+    ///
+    /// # Errors
+    /// As [`Image::open`] and the VMX parser.
+    pub fn open(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Self> {
+        if format.is_none() && is_vmx(path) {
+            let opener = opener(allow_paths)?;
+            let vm = vmx::read(path, &opener)?;
+            let images = vm
+                .disks
+                .iter()
+                .map(|disk| Image::open(&disk.path, None, &opener))
+                .collect::<Result<_>>()?;
+            return Ok(Self {
+                vm: Some(vm),
+                images,
+            });
+        }
+        Ok(Self {
+            vm: None,
+            images: vec![open_image(path, format, allow_paths)?],
+        })
+    }
+
+    /// The disks as the guest sees them.
+    #[must_use]
+    pub fn disks(&self) -> Vec<Arc<dyn Disk>> {
+        self.images.iter().map(Image::disk).collect()
+    }
+}
+
+/// Whether a file is a VMX by its name. Its content is lines of text like any other's.
+#[must_use]
+pub fn is_vmx(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|suffix| suffix.eq_ignore_ascii_case("vmx"))
+}
+
+/// Opens an image and everything it names that the gate lets through.
+///
+/// # Errors
+/// As [`Image::open`].
+pub fn open_image(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Image> {
+    Image::open(path, format, &opener(allow_paths)?)
+}
+
+fn opener(allow_paths: &[PathBuf]) -> Result<AllowedFolders> {
+    AllowedFolders::new(allow_paths.iter().cloned())
+}
+
+/// Looks inside the guest on `disks`.
+///
+/// # Errors
+/// As [`rehost_inspect::inspect`].
+pub fn look(disks: &[Arc<dyn Disk>]) -> Result<Guest> {
+    rehost_inspect::inspect(disks, &Options::default())
+}

@@ -1,0 +1,448 @@
+//! The pipeline: one function that reads like the sentences it prints.
+//!
+//! Nothing is written outside the output folder, and nothing there before the edited guest has
+//! booted (unless that was waived): a migration that would fail costs no copy.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use rehost_block::{Disk, Error, Result};
+use rehost_image::{Compression, Format, Image};
+use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
+use rehost_inject::target::KVM;
+use rehost_inspect::Guest;
+
+use crate::edit::{Edited, cards, edit, plan};
+use crate::guest::{OpenedVm, is_vmx, look, open_image};
+use crate::proof::{Booting, Proof, prove};
+use crate::report::{Ending, Report, SourceDisk, Step, WrittenDisk};
+use crate::source::vmx::{self, Vm};
+use crate::target::libvirt::{Domain, DomainDisk, DomainNic, Firmware, domain_name};
+use crate::unfinished::{Existing, Unfinished};
+use crate::voice::{Voice, bytes};
+use crate::write::{Writing, write_image};
+
+/// How far a migration goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Stop<'a> {
+    /// The plan is printed, and that is all.
+    AfterPlan,
+    /// Everything is done; the results go to this folder.
+    Never {
+        /// Made if missing.
+        folder: &'a Path,
+    },
+}
+
+/// Whether a boot is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boots {
+    /// It is.
+    Run,
+    /// It was waived.
+    Skipped,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Migration<'a> {
+    /// The VM: a VMX file.
+    pub source: &'a Path,
+    /// Folders outside the VM's own from which disks may be opened.
+    pub allow_paths: &'a [PathBuf],
+    /// How far it goes.
+    pub stop: Stop<'a>,
+    /// Whether the guest gets a serial console for good.
+    pub serial_console: SerialConsole,
+    /// Whether the edited guest is booted before it is copied.
+    pub preflight: Boots,
+    /// Whether the written image is booted.
+    pub proof: Boots,
+    /// How guests are booted; sizes come from the VM.
+    pub booting: Booting,
+    /// Whether and how the written images are compressed.
+    pub compression: Option<Compression>,
+    /// What becomes of files in the way.
+    pub existing: Existing,
+    /// Copy threads.
+    pub threads: Option<NonZeroUsize>,
+    /// Set from outside to give up.
+    pub cancel: &'a AtomicBool,
+}
+
+/// Runs a migration. The report says how far it came, also when an error ended it.
+#[must_use]
+pub fn migrate(migration: &Migration<'_>, voice: Voice) -> (Report, Option<Error>) {
+    let mut run = Run {
+        migration,
+        voice,
+        report: Report::new(),
+        folder: None,
+    };
+    let ended = run.steps();
+    let mut error = match ended {
+        Ok(ending) => {
+            run.report.ending = ending;
+            None
+        }
+        Err(error) => {
+            run.report.error = Some(error.to_string());
+            Some(error)
+        }
+    };
+    // Until the folder was found to be free for this run, a report in it is another run's.
+    if let Some(folder) = &run.folder {
+        let written = run.write_report(folder);
+        error = error.or(written.err());
+    }
+    (run.report, error)
+}
+
+struct Run<'a> {
+    migration: &'a Migration<'a>,
+    voice: Voice,
+    report: Report,
+    /// Where the results go, once nothing is in the way there.
+    folder: Option<PathBuf>,
+}
+
+impl Run<'_> {
+    fn steps(&mut self) -> Result<Ending> {
+        let opened = self.timed("open", Self::open)?;
+        let disks = opened.disks();
+        let guest = self.timed("inspect", |run| run.inspect(&disks))?;
+        let plan = self.timed("plan", |run| run.plan(&guest))?;
+        let Stop::Never { folder } = self.migration.stop else {
+            return Ok(Ending::Planned);
+        };
+        self.claim(folder, &opened)?;
+        let edited = self.timed("edit", |run| run.edit(&plan, &guest, &disks))?;
+        if !self.timed("preflight", |run| run.preflight(&edited.disks()))? {
+            return Ok(Ending::PreflightFailed);
+        }
+        let written = self.timed("copy", |run| run.copy(&edited, folder))?;
+        self.timed("describe", |run| run.describe(&written, folder))?;
+        self.timed("proof", |run| run.prove_written(&written))
+    }
+
+    /// Runs a step, keeps its time, and gives up between steps when asked to.
+    fn timed<T>(
+        &mut self,
+        step: &'static str,
+        body: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        if self
+            .migration
+            .cancel
+            .load(std::sync::atomic::Ordering::Relaxed)
+        {
+            return Err(Error::usage("interrupted").hint("nothing finished was left behind"));
+        }
+        let begun = Instant::now();
+        let result = body(self);
+        self.report.steps.push(Step {
+            step,
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+        result
+    }
+
+    fn open(&mut self) -> Result<OpenedVm> {
+        let source = self.migration.source;
+        self.voice
+            .step(format_args!("Opening {}.", source.display()));
+        if !is_vmx(source) {
+            return Err(Error::usage("is not a VMX file").in_file(source).hint(
+                "migrate takes a whole VM; for a lone disk image use `rehost inject` and `rehost verify`",
+            ));
+        }
+        let opened = OpenedVm::open(source, None, self.migration.allow_paths)?;
+        if opened.images.is_empty() {
+            return Err(Error::usage("names no disk that is present").in_file(source));
+        }
+        self.report.vm.clone_from(&opened.vm);
+        for left_out in opened.vm.iter().flat_map(|vm| &vm.left_out) {
+            self.report.decided(
+                format!("{} is not carried over", left_out.what),
+                format!("{}:{}", source.display(), left_out.line),
+            );
+        }
+        for image in &opened.images {
+            self.voice.detail(format_args!(
+                "{} ({}, {})",
+                image.files().first().unwrap_or(&PathBuf::new()).display(),
+                image.format(),
+                bytes(image.size())
+            ));
+            for layer in image.layers().iter().filter(|layer| layer.sniffed) {
+                self.report.decided(
+                    format!("{} is read as {}", layer.path.display(), layer.format),
+                    "its first bytes",
+                );
+            }
+            self.report.sources.push(SourceDisk {
+                layers: image.layers().to_vec(),
+                files: image.files().to_vec(),
+            });
+        }
+        Ok(opened)
+    }
+
+    fn inspect(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Guest> {
+        self.voice.step("Looking at the guest.");
+        let guest = look(disks)?;
+        let inspection = &guest.inspection;
+        self.voice.detail(inspection);
+        self.report.inspection = Some(inspection.clone());
+        guest
+            .system()
+            .map_err(|error| error.in_file(self.migration.source))?;
+        self.report
+            .decided("which system is moved", &*inspection.choice);
+        Ok(guest)
+    }
+
+    fn plan(&mut self, guest: &Guest) -> Result<EditPlan> {
+        self.voice.step("Planning the edits.");
+        let options = PlanOptions {
+            serial_console: self.migration.serial_console,
+            cards: self.report.vm.as_ref().map(cards).unwrap_or_default(),
+        };
+        let plan = plan(guest, &KVM, &options)?;
+        self.voice.detail(&plan);
+        self.report.plan = Some(plan.clone());
+        Ok(plan)
+    }
+
+    /// What is in the way is better known before a guest is booted for a minute.
+    fn claim(&mut self, folder: &Path, opened: &OpenedVm) -> Result<()> {
+        fs::create_dir_all(folder)
+            .map_err(|error| Error::io("cannot be made", error).in_file(folder))?;
+        let home = folder
+            .canonicalize()
+            .map_err(|error| Error::io("cannot be opened", error).in_file(folder))?;
+        let outputs = self.outputs(&home, opened.images.len());
+        for output in outputs {
+            let is_source = opened
+                .images
+                .iter()
+                .any(|image| image.files().contains(&output));
+            if is_source {
+                return Err(Error::usage("is a disk of the source")
+                    .in_file(&output)
+                    .hint("choose another output folder"));
+            }
+            if self.migration.existing == Existing::Keep && output.exists() {
+                return Err(Error::usage("exists already")
+                    .in_file(&output)
+                    .hint("choose another output folder or replace it with --force"));
+            }
+        }
+        self.folder = Some(home);
+        Ok(())
+    }
+
+    /// The files that a finished run leaves, but for the report, which is always replaced.
+    fn outputs(&self, folder: &Path, disks: usize) -> Vec<PathBuf> {
+        let name = self.name();
+        let mut outputs: Vec<PathBuf> = (0..disks)
+            .map(|nth| folder.join(image_name(&name, nth)))
+            .collect();
+        outputs.push(folder.join(format!("{name}.xml")));
+        outputs
+    }
+
+    fn name(&self) -> String {
+        let given = self.report.vm.as_ref().map(|vm| vm.name.as_str());
+        let stem = self
+            .migration
+            .source
+            .file_stem()
+            .map(|stem| stem.to_string_lossy());
+        domain_name(
+            given
+                .filter(|name| !name.trim().is_empty())
+                .or(stem.as_deref())
+                .unwrap_or(""),
+        )
+    }
+
+    fn edit(&mut self, plan: &EditPlan, guest: &Guest, disks: &[Arc<dyn Disk>]) -> Result<Edited> {
+        self.voice
+            .step("Applying the plan to an overlay; the source stays as it is.");
+        let edited = edit(plan, guest, disks)?;
+        for replayed in &edited.ledger.replayed {
+            self.voice
+                .detail(format_args!("replayed the log of {}", replayed.at));
+        }
+        for file in &edited.ledger.files {
+            let written: u64 = file
+                .ranges
+                .iter()
+                .map(|range| range.end - range.start)
+                .sum();
+            self.voice
+                .detail(format_args!("{}: {} written", file.path, bytes(written)));
+        }
+        self.report.ledger = Some(edited.ledger.clone());
+        Ok(edited)
+    }
+
+    fn preflight(&mut self, disks: &[Arc<dyn Disk>]) -> Result<bool> {
+        if self.migration.preflight == Boots::Skipped {
+            self.report.decided(
+                "the edited guest was not booted before the copy",
+                "--no-preflight",
+            );
+            return Ok(true);
+        }
+        self.voice
+            .step("Booting the edited guest before anything is copied.");
+        let proof = self.boot(disks)?;
+        let passed = proof.passed();
+        self.report.preflight = Some(proof);
+        if !passed {
+            self.voice
+                .step("The edited guest does not boot. Nothing was copied.");
+        }
+        Ok(passed)
+    }
+
+    fn boot(&self, disks: &[Arc<dyn Disk>]) -> Result<Proof> {
+        let mut booting = self.migration.booting;
+        if let Some(vm) = &self.report.vm {
+            booting = booting.sized(vm.vcpus.get(), vm.memory_mib.get());
+        }
+        let proof = prove(disks, self.migration.source, &booting, self.voice)?;
+        self.voice.detail(&proof);
+        Ok(proof)
+    }
+
+    fn copy(&mut self, edited: &Edited, folder: &Path) -> Result<Vec<PathBuf>> {
+        let name = self.name();
+        let mut written = Vec::new();
+        for (nth, overlay) in edited.overlays.iter().enumerate() {
+            let path = folder.join(image_name(&name, nth));
+            self.voice.step(format_args!("Writing {}.", path.display()));
+            let writing = Writing {
+                format: Format::Qcow2,
+                compression: self.migration.compression,
+                existing: self.migration.existing,
+                threads: self.migration.threads,
+                cancel: self.migration.cancel,
+            };
+            let outcome = write_image(&**overlay, &path, &writing, self.voice)?;
+            self.voice.detail(format_args!(
+                "{} in {:.1} s",
+                bytes(outcome.written.file_bytes),
+                outcome.seconds
+            ));
+            self.report.disks.push(WrittenDisk {
+                path: path.clone(),
+                outcome,
+            });
+            written.push(path);
+        }
+        Ok(written)
+    }
+
+    fn describe(&mut self, written: &[PathBuf], folder: &Path) -> Result<()> {
+        let Some(vm) = &self.report.vm else {
+            return Err(Error::internal("a migration without a VM"));
+        };
+        let domain = domain(vm, self.name(), written)?;
+        let path = folder.join(format!("{}.xml", domain.name));
+        self.voice.step(format_args!("Writing {}.", path.display()));
+        Unfinished::write(&path, self.migration.existing, domain.to_xml()?.as_bytes())?;
+        self.report.domain = Some(domain);
+        Ok(())
+    }
+
+    fn prove_written(&mut self, written: &[PathBuf]) -> Result<Ending> {
+        if self.migration.proof == Boots::Skipped {
+            self.report
+                .decided("the written image was not booted", "--no-verify");
+            return Ok(Ending::Unproven);
+        }
+        self.voice.step("Booting what was written.");
+        let images: Vec<Image> = written
+            .iter()
+            .map(|path| open_image(path, Some(Format::Qcow2), &[]))
+            .collect::<Result<_>>()?;
+        let disks: Vec<Arc<dyn Disk>> = images.iter().map(Image::disk).collect();
+        let proof = self.boot(&disks)?;
+        let ending = if proof.passed() {
+            Ending::Proven
+        } else {
+            Ending::ProofFailed
+        };
+        self.report.proof = Some(proof);
+        self.voice.step(match ending {
+            Ending::Proven => "Proven: the migrated guest reached its login prompt.",
+            _ => "The migrated guest does not boot; do not cut over.",
+        });
+        Ok(ending)
+    }
+
+    fn write_report(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(REPORT);
+        let mut json = serde_json::to_vec_pretty(&self.report)
+            .map_err(|error| Error::internal("report").because(error))?;
+        json.push(b'\n');
+        self.voice.step(format_args!("Writing {}.", path.display()));
+        Unfinished::write(&path, Existing::Replace, &json)
+    }
+}
+
+/// The report's file name.
+const REPORT: &str = "report.json";
+
+/// `NAME.qcow2` for the first disk, `NAME-1.qcow2` for the second, and so on.
+fn image_name(name: &str, nth: usize) -> String {
+    if nth == 0 {
+        format!("{name}.qcow2")
+    } else {
+        format!("{name}-{nth}.qcow2")
+    }
+}
+
+/// The machine that the VM becomes.
+fn domain(vm: &Vm, name: String, written: &[PathBuf]) -> Result<Domain> {
+    let firmware = match vm.firmware {
+        vmx::Firmware::Bios => Firmware::Bios,
+        vmx::Firmware::Efi => Firmware::Efi { secure_boot: false },
+        vmx::Firmware::EfiSecureBoot => Firmware::Efi { secure_boot: true },
+    };
+    let disks = written
+        .iter()
+        .map(|path| {
+            let path = path
+                .canonicalize()
+                .map_err(|error| Error::io("cannot be opened", error).in_file(path))?;
+            Ok(DomainDisk {
+                path,
+                format: Format::Qcow2,
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(Domain {
+        name,
+        uuid: vm.uuid,
+        memory_mib: vm.memory_mib.get(),
+        vcpus: vm.vcpus.get(),
+        cores_per_socket: vm.cores_per_socket.get(),
+        firmware,
+        disks,
+        nics: vm
+            .nics
+            .iter()
+            .map(|nic| DomainNic {
+                mac: nic.mac.clone(),
+            })
+            .collect(),
+    })
+}

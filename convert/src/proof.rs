@@ -1,0 +1,229 @@
+//! The proof: boots a guest on throw-away overlays and says whether it reached its login prompt.
+//!
+//! The kernel, initramfs and command line are those its own boot loader would choose, read from
+//! the very disks that are booted. The command line of the copy that is booted gets a serial
+//! console; the guest on the disks does not.
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rehost_block::{Disk, DiskMut, Error, File, Overlay, Result};
+use rehost_inspect::{BootChoice, Guest};
+use rehost_runtime::{Bus, DirectBoot, EngineChoice, Limits, Machine, MachineDisk, Start, Verdict};
+use serde::Serialize;
+
+use crate::guest::look;
+use crate::voice::Voice;
+
+/// What the proof adds to the command line of the copy it boots. The last console is where
+/// systemd starts a login prompt of its own accord (systemd-getty-generator(8)); the level lets the
+/// kernel say, also where the guest asks it to be quiet, which disks it found.
+const ADDED: &str = "console=ttyS0,115200 loglevel=6";
+
+/// Memory a proof gets at most, in MiB: a login prompt needs no more, whatever the guest has.
+const MOST_MEMORY: u32 = 2048;
+
+/// Memory a proof gets at least, in MiB: stock kernels with a large initramfs need it.
+const LEAST_MEMORY: u32 = 512;
+
+/// Whether the serial console is shown while the guest boots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serial {
+    /// It is.
+    Shown,
+    /// Only the verdict's last lines are.
+    Kept,
+}
+
+/// How a guest is to be booted.
+#[derive(Debug, Clone, Copy)]
+pub struct Booting {
+    /// Which engine.
+    pub engine: EngineChoice,
+    /// On which bus the disks are.
+    pub bus: Bus,
+    /// Virtual processors.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Whether the firmware starts it, instead of the engine.
+    pub through: Through,
+    /// When it counts as failed.
+    pub limit: Duration,
+    /// Whether its console is shown.
+    pub serial: Serial,
+}
+
+/// What starts the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Through {
+    /// The engine puts its kernel into memory.
+    Kernel,
+    /// The firmware starts its boot loader.
+    Firmware,
+}
+
+impl Booting {
+    /// Processors and memory for a proof of a machine that has `vcpus` and `memory_mib`: no more
+    /// than this host has processors and than a login prompt needs.
+    #[must_use]
+    pub fn sized(mut self, vcpus: u32, memory_mib: u64) -> Self {
+        let host = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let host = u32::try_from(host).unwrap_or(u32::MAX);
+        self.vcpus = u8::try_from(vcpus.min(host).max(1)).unwrap_or(u8::MAX);
+        self.memory_mib = u32::try_from(memory_mib)
+            .unwrap_or(u32::MAX)
+            .clamp(LEAST_MEMORY, MOST_MEMORY);
+        self
+    }
+}
+
+/// A boot and what came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Proof {
+    /// Why this engine.
+    pub engine_reason: String,
+    /// Virtual processors it had.
+    pub vcpus: u8,
+    /// Memory it had, in MiB.
+    pub memory_mib: u32,
+    /// The bus of its disks.
+    pub bus: Bus,
+    /// Why this kernel, in one sentence; `None` when the firmware chose.
+    pub boot_reason: Option<String>,
+    /// The kernel that was booted; `None` when the firmware chose.
+    pub kernel: Option<String>,
+    /// Its initramfs files.
+    pub initrds: Vec<String>,
+    /// The command line, with what the proof added to it.
+    pub command_line: Option<String>,
+    /// What was seen.
+    pub verdict: Verdict,
+}
+
+impl Proof {
+    /// Whether the login prompt was reached.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.verdict.booted()
+    }
+}
+
+impl fmt::Display for Proof {
+    /// The verdict, the line that decided and, when it is bad, the last lines of the console.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = &self.verdict;
+        write!(
+            f,
+            "{} ({}, {:.0} s)",
+            verdict.reason, verdict.engine, verdict.seconds
+        )?;
+        if let Some(line) = &verdict.line {
+            write!(f, "\n> {line}")?;
+        }
+        if !verdict.booted() {
+            f.write_str("\nlast lines of its serial console:")?;
+            for line in &verdict.tail {
+                write!(f, "\n| {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Boots the guest on `disks`, which are not changed; `name` is for messages.
+///
+/// # Errors
+/// Unsupported when there is no system, no kernel, or no engine that can run it; as the disks.
+/// A guest that does not boot is no error: the verdict says so.
+pub fn prove(
+    disks: &[Arc<dyn Disk>],
+    name: &Path,
+    booting: &Booting,
+    voice: Voice,
+) -> Result<Proof> {
+    let start = match booting.through {
+        Through::Kernel => Some(direct(&look(disks)?, name)?),
+        Through::Firmware => None,
+    };
+    let (choice, boot) = match start {
+        Some((choice, boot)) => (Some(choice), Some(boot)),
+        None => (None, None),
+    };
+    let command_line = boot.as_ref().map(|boot| boot.command_line.clone());
+    let machine = Machine {
+        vcpus: booting.vcpus,
+        memory_mib: booting.memory_mib,
+        disks: disks
+            .iter()
+            .map(|disk| {
+                Ok(MachineDisk {
+                    disk: throw_away(Arc::clone(disk))?,
+                    bus: booting.bus,
+                })
+            })
+            .collect::<Result<_>>()?,
+        start: boot.map_or(Start::Firmware, Start::Direct),
+    };
+    let chosen = rehost_runtime::choose(booting.engine, &machine)?;
+    voice.detail(&chosen.reason);
+    let limits = Limits {
+        total: booting.limit,
+        ..Limits::default()
+    };
+    let mut stderr = std::io::stderr();
+    let live: Option<&mut (dyn Write + Send)> = match booting.serial {
+        Serial::Shown => Some(&mut stderr),
+        Serial::Kept => None,
+    };
+    let verdict = rehost_runtime::boot(&machine, &*chosen.engine, &limits, live)?;
+    Ok(Proof {
+        engine_reason: chosen.reason,
+        vcpus: machine.vcpus,
+        memory_mib: machine.memory_mib,
+        bus: booting.bus,
+        boot_reason: choice.as_ref().map(|choice| choice.reason.clone()),
+        kernel: choice.as_ref().map(|choice| choice.kernel.clone()),
+        initrds: choice.map(|choice| choice.initrds).unwrap_or_default(),
+        command_line,
+        verdict,
+    })
+}
+
+/// What the guest's boot loader would start, and the same as it is put into memory.
+fn direct(guest: &Guest, name: &Path) -> Result<(BootChoice, DirectBoot)> {
+    let in_file = |error: Error| error.in_file(name);
+    let system = guest.system().map_err(in_file)?;
+    let tree = guest.tree().map_err(in_file)?;
+    let choice = system.default_boot().map_err(in_file)?;
+    let read = |path: &str| {
+        tree.read(path)?.ok_or_else(|| {
+            Error::corrupt(format!("the boot loader names {path}, which is not there"))
+                .in_file(name)
+        })
+    };
+    let kernel = read(&choice.kernel)?;
+    let mut initrd = Vec::new();
+    for path in &choice.initrds {
+        // Boot loaders join initramfs files at multiples of four bytes (kernel documentation,
+        // "initramfs buffer format").
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(read(path)?);
+    }
+    let command_line = format!("{} {ADDED}", choice.command_line.trim());
+    let boot = DirectBoot {
+        kernel,
+        initrd: (!initrd.is_empty()).then_some(initrd),
+        command_line: command_line.trim().to_owned(),
+    };
+    Ok((choice, boot))
+}
+
+/// An overlay that ends with the process; what the booting guest writes goes there.
+fn throw_away(disk: Arc<dyn Disk>) -> Result<Arc<dyn DiskMut>> {
+    let store = Arc::new(File::temporary(std::env::temp_dir())?);
+    Ok(Arc::new(Overlay::new(disk, store)))
+}

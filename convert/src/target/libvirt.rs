@@ -1,0 +1,327 @@
+//! The libvirt domain of a migrated guest.
+//!
+//! Source: libvirt's "Domain XML format" (formatdomain), elements as its RelaxNG schema of version
+//! 9.0 has them. Left out on purpose: storage pools, and anything that names a host's own devices;
+//! the networks are libvirt's `default`, because the source's network names mean nothing there.
+
+use std::io;
+use std::path::PathBuf;
+
+use quick_xml::Writer;
+use quick_xml::events::BytesText;
+use rehost_block::{Error, Result};
+use rehost_image::Format;
+use serde::Serialize;
+use uuid::Uuid;
+
+/// How the guest's firmware starts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    /// BIOS.
+    Bios,
+    /// UEFI.
+    Efi {
+        /// Whether Secure Boot was on.
+        secure_boot: bool,
+    },
+}
+
+/// A disk of the domain.
+#[derive(Debug, Clone, Serialize)]
+pub struct DomainDisk {
+    /// The image's absolute path on the host.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+}
+
+/// A network card of the domain.
+#[derive(Debug, Clone, Serialize)]
+pub struct DomainNic {
+    /// Its MAC address, kept from the source so that the guest's configuration still matches.
+    pub mac: Option<String>,
+}
+
+/// A guest of KVM.
+#[derive(Debug, Clone, Serialize)]
+pub struct Domain {
+    /// Its name.
+    pub name: String,
+    /// The UUID that its firmware shows; the source's own, where it had one.
+    pub uuid: Option<Uuid>,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// Cores a socket; divides `vcpus`.
+    pub cores_per_socket: u32,
+    /// Firmware.
+    pub firmware: Firmware,
+    /// Disks on virtio-blk, the boot disk first.
+    pub disks: Vec<DomainDisk>,
+    /// Network cards.
+    pub nics: Vec<DomainNic>,
+}
+
+type Xml = Writer<Vec<u8>>;
+type Element = io::Result<()>;
+
+impl Domain {
+    /// The domain as libvirt reads it.
+    ///
+    /// # Errors
+    /// Internal when a value cannot be written as XML.
+    pub fn to_xml(&self) -> Result<String> {
+        let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
+        self.write(&mut xml)
+            .map_err(|error| Error::internal("domain XML").because(error))?;
+        let mut bytes = xml.into_inner();
+        bytes.push(b'\n');
+        String::from_utf8(bytes).map_err(|error| Error::internal("domain XML").because(error))
+    }
+
+    fn write(&self, xml: &mut Xml) -> Element {
+        xml.create_element("domain")
+            .with_attribute(("type", "kvm"))
+            .write_inner_content(|xml| {
+                text(xml, "name", &self.name)?;
+                if let Some(uuid) = self.uuid {
+                    text(xml, "uuid", &uuid.to_string())?;
+                }
+                xml.create_element("memory")
+                    .with_attribute(("unit", "MiB"))
+                    .write_text_content(BytesText::new(&self.memory_mib.to_string()))?;
+                text(xml, "vcpu", &self.vcpus.to_string())?;
+                self.write_os(xml)?;
+                xml.create_element("features").write_inner_content(|xml| {
+                    empty(xml, "acpi", &[])?;
+                    empty(xml, "apic", &[])?;
+                    if matches!(self.firmware, Firmware::Efi { secure_boot: true }) {
+                        empty(xml, "smm", &[("state", "on")])?;
+                    }
+                    Ok(())
+                })?;
+                self.write_cpu(xml)?;
+                xml.create_element("clock")
+                    .with_attribute(("offset", "utc"))
+                    .write_inner_content(|xml| {
+                        empty(xml, "timer", &[("name", "rtc"), ("tickpolicy", "catchup")])?;
+                        empty(xml, "timer", &[("name", "pit"), ("tickpolicy", "delay")])?;
+                        empty(xml, "timer", &[("name", "hpet"), ("present", "no")])
+                    })?;
+                text(xml, "on_poweroff", "destroy")?;
+                text(xml, "on_reboot", "restart")?;
+                text(xml, "on_crash", "destroy")?;
+                xml.create_element("devices")
+                    .write_inner_content(|xml| self.write_devices(xml))?;
+                Ok(())
+            })?;
+        Ok(())
+    }
+
+    fn write_os(&self, xml: &mut Xml) -> Element {
+        let os = xml.create_element("os");
+        let os = match self.firmware {
+            Firmware::Bios => os,
+            Firmware::Efi { .. } => os.with_attribute(("firmware", "efi")),
+        };
+        os.write_inner_content(|xml| {
+            xml.create_element("type")
+                .with_attributes([("arch", "x86_64"), ("machine", "q35")])
+                .write_text_content(BytesText::new("hvm"))?;
+            if let Firmware::Efi { secure_boot } = self.firmware {
+                let state = if secure_boot { "yes" } else { "no" };
+                xml.create_element("firmware").write_inner_content(|xml| {
+                    empty(
+                        xml,
+                        "feature",
+                        &[("enabled", state), ("name", "secure-boot")],
+                    )
+                })?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn write_cpu(&self, xml: &mut Xml) -> Element {
+        let cores = self.cores_per_socket.clamp(1, self.vcpus.max(1));
+        let sockets = (self.vcpus / cores).max(1);
+        xml.create_element("cpu")
+            .with_attribute(("mode", "host-model"))
+            .write_inner_content(|xml| {
+                // Only a topology that multiplies out is one libvirt accepts.
+                if sockets.saturating_mul(cores) == self.vcpus {
+                    empty(
+                        xml,
+                        "topology",
+                        &[
+                            ("sockets", &sockets.to_string()),
+                            ("cores", &cores.to_string()),
+                            ("threads", "1"),
+                        ],
+                    )?;
+                }
+                Ok(())
+            })?;
+        Ok(())
+    }
+
+    fn write_devices(&self, xml: &mut Xml) -> Element {
+        for (nth, disk) in self.disks.iter().enumerate() {
+            self.write_disk(xml, nth, disk)?;
+        }
+        for nic in &self.nics {
+            xml.create_element("interface")
+                .with_attribute(("type", "network"))
+                .write_inner_content(|xml| {
+                    if let Some(mac) = &nic.mac {
+                        empty(xml, "mac", &[("address", mac)])?;
+                    }
+                    empty(xml, "source", &[("network", "default")])?;
+                    empty(xml, "model", &[("type", "virtio")])
+                })?;
+        }
+        xml.create_element("serial")
+            .with_attribute(("type", "pty"))
+            .write_inner_content(|xml| {
+                xml.create_element("target")
+                    .with_attributes([("type", "isa-serial"), ("port", "0")])
+                    .write_inner_content(|xml| empty(xml, "model", &[("name", "isa-serial")]))?;
+                Ok(())
+            })?;
+        xml.create_element("console")
+            .with_attribute(("type", "pty"))
+            .write_inner_content(|xml| {
+                empty(xml, "target", &[("type", "serial"), ("port", "0")])
+            })?;
+        xml.create_element("channel")
+            .with_attribute(("type", "unix"))
+            .write_inner_content(|xml| {
+                empty(
+                    xml,
+                    "target",
+                    &[("type", "virtio"), ("name", "org.qemu.guest_agent.0")],
+                )
+            })?;
+        empty(xml, "input", &[("type", "tablet"), ("bus", "usb")])?;
+        empty(xml, "graphics", &[("type", "vnc"), ("autoport", "yes")])?;
+        xml.create_element("video")
+            .write_inner_content(|xml| empty(xml, "model", &[("type", "vga")]))?;
+        empty(xml, "memballoon", &[("model", "virtio")])?;
+        xml.create_element("rng")
+            .with_attribute(("model", "virtio"))
+            .write_inner_content(|xml| {
+                xml.create_element("backend")
+                    .with_attribute(("model", "random"))
+                    .write_text_content(BytesText::new("/dev/urandom"))?;
+                Ok(())
+            })?;
+        Ok(())
+    }
+
+    fn write_disk(&self, xml: &mut Xml, nth: usize, disk: &DomainDisk) -> Element {
+        let format = disk.format.as_str();
+        let path = disk.path.to_string_lossy();
+        xml.create_element("disk")
+            .with_attributes([("type", "file"), ("device", "disk")])
+            .write_inner_content(|xml| {
+                empty(
+                    xml,
+                    "driver",
+                    &[("name", "qemu"), ("type", format), ("discard", "unmap")],
+                )?;
+                empty(xml, "source", &[("file", &path)])?;
+                empty(
+                    xml,
+                    "target",
+                    &[("dev", &device_name("vd", nth)), ("bus", "virtio")],
+                )?;
+                if nth == 0 {
+                    empty(xml, "boot", &[("order", "1")])?;
+                }
+                Ok(())
+            })?;
+        Ok(())
+    }
+}
+
+/// The `nth` device name after `prefix`: `a` to `z`, then `aa` on, as Linux counts.
+fn device_name(prefix: &str, nth: usize) -> String {
+    let mut letters = Vec::new();
+    let mut left = nth;
+    // Ends because `left` shrinks 26-fold a round.
+    loop {
+        letters.push(char::from(b'a' + u8::try_from(left % 26).unwrap_or(0)));
+        if left < 26 {
+            break;
+        }
+        left = left / 26 - 1;
+    }
+    prefix.chars().chain(letters.into_iter().rev()).collect()
+}
+
+fn text(xml: &mut Xml, name: &str, content: &str) -> Element {
+    xml.create_element(name)
+        .write_text_content(BytesText::new(content))?;
+    Ok(())
+}
+
+fn empty(xml: &mut Xml, name: &str, attributes: &[(&str, &str)]) -> Element {
+    xml.create_element(name)
+        .with_attributes(attributes.iter().copied())
+        .write_empty()?;
+    Ok(())
+}
+
+/// Keeps what libvirt allows in a domain's name: no slash and no line break.
+#[must_use]
+pub fn domain_name(name: &str) -> String {
+    let clean: String = name
+        .trim()
+        .chars()
+        .map(|c| if c == '/' || c.is_control() { '-' } else { c })
+        .collect();
+    if clean.is_empty() {
+        "guest".to_owned()
+    } else {
+        clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names_go_on_after_z() {
+        let names: Vec<_> = [0, 25, 26, 51, 52, 701, 702]
+            .map(|n| device_name("vd", n))
+            .into();
+        assert_eq!(
+            names,
+            ["vda", "vdz", "vdaa", "vdaz", "vdba", "vdzz", "vdaaa"]
+        );
+    }
+
+    #[test]
+    fn hostile_names_are_escaped() {
+        let domain = Domain {
+            name: "a<b>&\"".into(),
+            uuid: None,
+            memory_mib: 512,
+            vcpus: 3,
+            cores_per_socket: 2,
+            firmware: Firmware::Bios,
+            disks: vec![],
+            nics: vec![],
+        };
+        let xml = domain.to_xml().unwrap();
+        assert!(xml.contains("<name>a&lt;b&gt;&amp;"), "{xml}");
+        assert!(
+            !xml.contains("topology"),
+            "3 processors are not 2 a socket: {xml}"
+        );
+    }
+}

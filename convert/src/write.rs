@@ -1,0 +1,126 @@
+//! Writing an image: from any disk to a finished file, or to none at all.
+
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rehost_block::{Disk, Error, File, Result};
+use rehost_image::{Compression, Format, TargetSpec, VmdkKind, Written, create};
+use serde::Serialize;
+
+use crate::copy::{Copied, CopyOptions, Progress, copy};
+use crate::unfinished::{Existing, Unfinished};
+use crate::voice::{Bar, Voice};
+
+/// What is to be written, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Writing<'a> {
+    /// The target's format.
+    pub format: Format,
+    /// Whether and how it is compressed.
+    pub compression: Option<Compression>,
+    /// What becomes of an existing target.
+    pub existing: Existing,
+    /// Number of threads; as many as there are processors if `None`.
+    pub threads: Option<NonZeroUsize>,
+    /// Set from outside to give up.
+    pub cancel: &'a AtomicBool,
+}
+
+/// What a copy did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// The copy's own count.
+    #[serde(flatten)]
+    pub copied: Copied,
+    /// The image's own count.
+    #[serde(flatten)]
+    pub written: Written,
+    /// Wall time in seconds.
+    pub seconds: f64,
+}
+
+impl Progress for Bar {
+    fn advance(&self, done: u64, _total: u64, data: u64) {
+        self.at(done, data);
+    }
+}
+
+/// The format that a file name asks for.
+///
+/// # Errors
+/// Usage when its suffix is none that is known.
+pub fn format_of_name(name: &Path) -> Result<Format> {
+    let suffix = name.extension().and_then(|suffix| suffix.to_str());
+    suffix
+        .and_then(|suffix| suffix.parse().ok())
+        .ok_or_else(|| {
+            Error::usage("its suffix names no format")
+                .in_file(name)
+                .hint("say which with --to FORMAT")
+        })
+}
+
+/// Writes the content of `disk` to `name`. The file gets its name only when it is whole.
+///
+/// # Errors
+/// Usage when the target exists and must be kept; Io when it cannot be written; and whatever
+/// reading the disk gives.
+pub fn write_image(
+    disk: &dyn Disk,
+    name: &Path,
+    writing: &Writing<'_>,
+    voice: Voice,
+) -> Result<Outcome> {
+    let begun = std::time::Instant::now();
+    let mut spec = TargetSpec::new(
+        writing.format,
+        disk.size(),
+        name.file_name().unwrap_or_default().to_string_lossy(),
+    );
+    spec.compression = writing.compression;
+    if writing.format == Format::Vmdk && writing.compression.is_some() {
+        spec.vmdk = VmdkKind::StreamOptimized;
+    }
+    let is_device = name
+        .metadata()
+        .is_ok_and(|meta| meta.file_type().is_block_device());
+    let (unfinished, file) = if is_device {
+        if writing.existing == Existing::Keep {
+            return Err(
+                Error::usage("is a block device, and all on it would be lost")
+                    .in_file(name)
+                    .hint("say --force if that is meant"),
+            );
+        }
+        (None, Arc::new(File::open_mut(name)?))
+    } else {
+        let (unfinished, file) = Unfinished::create(name, writing.existing)?;
+        (Some(unfinished), file)
+    };
+    let target = create(&spec, file)?;
+    let bar = voice.bar(disk.size());
+    let mut options = CopyOptions {
+        progress: Some(&bar),
+        cancel: Some(writing.cancel),
+        ..CopyOptions::default()
+    };
+    if let Some(threads) = writing.threads {
+        options.threads = threads;
+    }
+    let copied = copy(disk, &*target, &options);
+    bar.finish();
+    let copied = copied?;
+    let written = target.publish()?;
+    drop(target);
+    if let Some(unfinished) = unfinished {
+        unfinished.finish()?;
+    }
+    Ok(Outcome {
+        copied,
+        written,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
