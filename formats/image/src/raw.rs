@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rehost_block::{Error, Result, StorageMut};
 
-use crate::target::{Order, Payload, Target, Written};
+use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Bytes per unit: a page, below which file systems have no holes.
 const UNIT: NonZeroU64 = NonZeroU64::new(4096).unwrap();
@@ -54,7 +54,7 @@ impl RawTarget {
     /// # Errors
     /// Usage when a device is smaller than that; Io when the storage fails.
     pub(crate) fn create(storage: Arc<dyn StorageMut>, size: u64) -> Result<Self> {
-        storage.set_size(0)?;
+        empty(&*storage)?;
         // A storage that is not empty after that is a device, with whatever was on it.
         let before = if storage.size() == 0 {
             Before::Zeroes

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
-use rehost_block::Result;
+use rehost_block::{Result, StorageMut};
 use serde::Serialize;
 
 /// In which order a target takes its payloads.
@@ -69,4 +69,13 @@ pub trait Target: Send + Sync + fmt::Debug {
     /// # Errors
     /// Io when the storage fails. The target stays recognisably incomplete then.
     fn publish(&self) -> Result<Written>;
+}
+
+/// Cuts what is in `storage`, if there is anything. Not done to a new file: ext4 takes a cut to
+/// nothing for the start of a rewrite and writes all of it out when the file is closed.
+pub(crate) fn empty(storage: &dyn StorageMut) -> Result<()> {
+    if storage.size() == 0 {
+        return Ok(());
+    }
+    storage.set_size(0)
 }

@@ -13,7 +13,7 @@ use rehost_block::{Error, Result, StorageMut};
 use super::header::{Draft, GTES_PER_GT, Grains};
 use super::text::{Adapter, DESCRIPTOR_SECTORS, descriptor};
 use super::{SECTOR, amount};
-use crate::target::{Order, Payload, Target, Written};
+use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Sectors per grain. VMware's default.
 pub(super) const GRAIN_SECTORS: u64 = 128;
@@ -119,7 +119,7 @@ impl SparseTarget {
         let layout = Layout::new(size)?;
         let descriptor = descriptor("monolithicSparse", name, layout.capacity, adapter)?;
         // Tables of the grains that never come must read as zeroes.
-        storage.set_size(0)?;
+        empty(&*storage)?;
         storage.set_size(layout.grains.saturating_mul(SECTOR))?;
         Ok(Self {
             storage,

@@ -14,7 +14,7 @@ use super::header::{Draft, GD_AT_END, GTES_PER_GT, Grains};
 use super::sparse_target::{GRAIN, GRAIN_SECTORS, GT_COVERS, GT_SECTORS, capacity, entry};
 use super::text::{Adapter, DESCRIPTOR_SECTORS, descriptor};
 use super::{SECTOR, amount, length};
-use crate::target::{Order, Payload, Target, Written};
+use crate::target::{Order, Payload, Target, Written, empty};
 
 /// The first sector after header and descriptor. VMware's number.
 const OVERHEAD: u64 = 128;
@@ -72,7 +72,7 @@ impl StreamTarget {
         }
         let capacity = capacity(size)?;
         let descriptor = descriptor("streamOptimized", name, capacity, adapter)?;
-        storage.set_size(0)?;
+        empty(&*storage)?;
         storage.set_size(OVERHEAD.saturating_mul(SECTOR))?;
         Ok(Self {
             storage,
