@@ -15,6 +15,7 @@ use rehost_image::{Compression, Format, Image};
 use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
 use rehost_inject::target::KVM;
 use rehost_inspect::Guest;
+use rehost_inspect::model::GuestSystem;
 
 use crate::edit::{Edited, cards, edit, plan};
 use crate::guest::{OpenedVm, is_vmx, look, open_image};
@@ -198,11 +199,22 @@ impl Run<'_> {
         let inspection = &guest.inspection;
         self.voice.detail(inspection);
         self.report.inspection = Some(inspection.clone());
-        guest
+        let in_file = |error: Error| error.in_file(self.migration.source);
+        // A guest that could not be booted is better refused before it is edited and copied.
+        let boot = guest
             .system()
-            .map_err(|error| error.in_file(self.migration.source))?;
+            .and_then(GuestSystem::default_boot)
+            .map_err(in_file)?;
         self.report
             .decided("which system is moved", &*inspection.choice);
+        self.report.decided(
+            format!(
+                "it boots {} with \"{}\"",
+                boot.kernel,
+                boot.command_line.trim()
+            ),
+            boot.reason,
+        );
         Ok(guest)
     }
 
@@ -312,12 +324,23 @@ impl Run<'_> {
         Ok(passed)
     }
 
-    fn boot(&self, disks: &[Arc<dyn Disk>]) -> Result<Proof> {
+    fn boot(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Proof> {
         let mut booting = self.migration.booting;
         if let Some(vm) = &self.report.vm {
             booting = booting.sized(vm.vcpus.get(), vm.memory_mib.get());
         }
         let proof = prove(disks, self.migration.source, &booting, self.voice)?;
+        self.report.decided(
+            format!(
+                "booted with {} processors and {} MiB",
+                proof.vcpus, proof.memory_mib
+            ),
+            "what the machine has, within what this host has and a login prompt needs",
+        );
+        self.report.decided(
+            format!("booted by {}", proof.verdict.engine),
+            &*proof.engine_reason,
+        );
         self.voice.detail(&proof);
         Ok(proof)
     }

@@ -193,39 +193,105 @@ fn the_unedited_guest_boots_on_the_hardware_it_comes_from() {
 }
 
 #[test]
-fn a_stream_optimized_vm_gives_the_same_disk_as_a_sparse_one() {
+fn a_stream_optimized_vm_is_edited_and_written_too() {
     let Some(guest) = guest("debian12").filter(|_| here()) else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let mut images = Vec::new();
-    for name in ["guest", "guest-stream"] {
-        let out = folder.path().join(name);
-        let vmx = guest.join(format!("{name}.vmx"));
-        run([
-            "migrate".as_ref(),
-            vmx.as_os_str(),
-            "--to=kvm".as_ref(),
-            "--no-preflight".as_ref(),
-            "--no-verify".as_ref(),
-            "-o".as_ref(),
-            out.as_os_str(),
-        ])
-        .exits(0);
-        let images_there = fs::read_dir(&out)
-            .unwrap()
-            .map(|entry| entry.unwrap().path());
-        images.push(
-            images_there
-                .into_iter()
-                .find(|p| p.extension().unwrap() == "qcow2")
-                .unwrap(),
+    // The two samples are one disk in two encodings.
+    let (sparse, stream) = (guest.join("guest.vmdk"), guest.join("guest-stream.vmdk"));
+    run(["compare".as_ref(), sparse.as_os_str(), stream.as_os_str()]).exits(0);
+
+    let out = folder.path().join("out");
+    let vmx = guest.join("guest-stream.vmx");
+    run([
+        "migrate".as_ref(),
+        vmx.as_os_str(),
+        "--to=kvm".as_ref(),
+        "--no-preflight".as_ref(),
+        "--no-verify".as_ref(),
+        "--compress=zstd:1".as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ])
+    .exits(0);
+    let report: Value =
+        serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    assert_eq!(report["ending"], "unproven");
+    let image = PathBuf::from(report["disks"][0]["path"].as_str().unwrap());
+    judge(
+        Command::new("qemu-img")
+            .args(["check", "-f", "qcow2"])
+            .arg(&image),
+    );
+    let part = first_partition(&image, folder.path());
+    judge(Command::new("e2fsck").arg("-fn").arg(&part));
+
+    // Outside of what the ledger lists, the written disk is the source's.
+    let raw = folder.path().join("source.raw");
+    judge(
+        Command::new("qemu-img")
+            .args(["convert", "-O", "raw"])
+            .arg(&stream)
+            .arg(&raw),
+    );
+    let written = folder.path().join("written.raw");
+    judge(
+        Command::new("qemu-img")
+            .args(["convert", "-O", "raw"])
+            .arg(&image)
+            .arg(&written),
+    );
+    let files = report["ledger"]["files"].as_array().unwrap();
+    let listed: Vec<(u64, u64)> = files
+        .iter()
+        .flat_map(|file| file["ranges"].as_array().unwrap())
+        .map(|range| {
+            (
+                range["start"].as_u64().unwrap(),
+                range["end"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    let changed = differing_blocks(&raw, &written);
+    assert!(!changed.is_empty());
+    for at in changed {
+        assert!(
+            listed
+                .iter()
+                .any(|(start, end)| at < *end && at + 512 > *start),
+            "byte {at} was changed, and the ledger does not say so"
         );
-        let report: Value =
-            serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
-        assert_eq!(report["ending"], "unproven");
     }
-    judge(Command::new("qemu-img").arg("compare").args(&images));
+}
+
+/// Offsets of the 512-byte blocks that differ between two files of one length.
+fn differing_blocks(a: &Path, b: &Path) -> Vec<u64> {
+    use std::io::Read;
+    let (mut a, mut b) = (fs::File::open(a).unwrap(), fs::File::open(b).unwrap());
+    assert_eq!(a.metadata().unwrap().len(), b.metadata().unwrap().len());
+    let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut offsets = Vec::new();
+    let mut at = 0;
+    loop {
+        let len = a.read(&mut ours).unwrap();
+        if len == 0 {
+            return offsets;
+        }
+        b.read_exact(&mut theirs[..len]).unwrap();
+        if ours[..len] != theirs[..len] {
+            for (nth, (x, y)) in ours[..len]
+                .chunks(512)
+                .zip(theirs[..len].chunks(512))
+                .enumerate()
+            {
+                if x != y {
+                    offsets.push(at + nth as u64 * 512);
+                }
+            }
+        }
+        at += len as u64;
+    }
 }
 
 #[test]
