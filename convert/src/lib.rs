@@ -2,7 +2,7 @@
 //!
 //! One migration, in order: [`source`] says what the VM is, [`guest`] opens its disks and looks
 //! inside, [`edit`] plans the changes and applies them to overlays, [`proof`] boots a guest,
-//! [`write`] writes an image through the copy engine in [`copy`], [`target`] describes the new
+//! [`mod@write`] writes an image through the copy engine in [`copy`], [`target`] describes the new
 //! machine. [`migrate`] strings them together and fills the [`report`].
 #![forbid(unsafe_code)]
 
