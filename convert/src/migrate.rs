@@ -254,7 +254,7 @@ impl Run<'_> {
                     .hint("choose another output folder or replace it with --force"));
             }
         }
-        self.folder = Some(home);
+        self.folder = Some(folder.to_owned());
         Ok(())
     }
 
