@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{AllowedFolders, Disk, Result};
+use rehost_block::{AllowedFolders, Disk, Error, Result};
 use rehost_image::{Format, Image};
 use rehost_inspect::{Guest, Options};
 
@@ -60,8 +60,13 @@ pub fn is_vmx(path: &Path) -> bool {
 /// Opens an image and everything it names that the gate lets through.
 ///
 /// # Errors
-/// As [`Image::open`].
+/// As [`Image::open`]; Usage for a VMX, which would pass for a raw image.
 pub fn open_image(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Image> {
+    if format.is_none() && is_vmx(path) && path.is_file() {
+        return Err(Error::usage("is a VMX file, not a disk image")
+            .in_file(path)
+            .hint("name one of its disks (`rehost inspect` lists them)"));
+    }
     Image::open(path, format, &opener(allow_paths)?)
 }
 

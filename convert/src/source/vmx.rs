@@ -30,9 +30,13 @@ const MOST_BYTES: u64 = 1 << 20;
 /// Io when a file cannot be read; Usage when `opener` refuses a disk; Unsupported, by name, for
 /// what the module's head lists; Corrupt, with line and byte offset, for what is no VMX.
 pub fn read(path: &Path, opener: &dyn Opener) -> Result<Vm> {
-    let len = std::fs::metadata(path)
-        .map_err(|error| Error::io("cannot open", error).in_file(path))?
-        .len();
+    let meta =
+        std::fs::metadata(path).map_err(|error| Error::io("cannot open", error).in_file(path))?;
+    // Reading a pipe would wait for its writer.
+    if !meta.is_file() {
+        return Err(Error::usage("is no file").in_file(path));
+    }
+    let len = meta.len();
     if len > MOST_BYTES {
         return Err(Error::corrupt("too large to be a VMX file")
             .mismatch(format!("at most {MOST_BYTES} bytes"), len)

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, ftruncate, seek};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, ftruncate, open, seek};
 use rustix::io::Errno;
 
 use crate::disk::amount;
@@ -38,8 +38,11 @@ impl File {
     /// Io when it cannot be opened; Usage when it is a directory, a pipe or a socket.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file =
-            fs::File::open(path).map_err(|error| Error::io("cannot open", error).in_file(path))?;
+        // Opening a pipe would wait for its writer; the flag means nothing to files and disks.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = open(path, flags, Mode::empty())
+            .map_err(|error| Error::io("cannot open", error).in_file(path))?
+            .into();
         let mut opened = Self::from_file(file, path)?;
         opened.known_data = Some(Mutex::default());
         Ok(opened)
