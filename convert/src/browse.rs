@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rehost_block::{Disk, Error, Result};
+use rehost_block::{Disk, Error, Kind, Result};
 use rehost_fs::path::LastLink;
 use rehost_fs::{Attributes, FileKind, FileSystem, Inode};
 use rehost_image::Image;
@@ -61,17 +61,21 @@ impl Browse {
             return Ok(Self::Guest(guest));
         }
         let layout = rehost_volume::scan(&disk)?;
-        let mut lone: Vec<_> = layout
-            .volumes
-            .iter()
-            .filter_map(|volume| open_volume(&disk, volume.number).ok())
-            .collect();
+        let (mut lone, mut failed) = (Vec::new(), None);
+        for volume in &layout.volumes {
+            match open_volume(&disk, volume.number) {
+                Ok(fs) => lone.push(fs),
+                // A damaged filesystem tells more than that there is none.
+                Err(error) if error.kind() == Kind::Corrupt => failed = failed.or(Some(error)),
+                Err(_) => {}
+            }
+        }
         match (lone.pop(), lone.is_empty()) {
             (Some(fs), true) => Ok(Self::Volume(fs)),
-            (None, _) => Err(
+            (None, _) => Err(failed.unwrap_or_else(|| {
                 Error::unsupported("no filesystem that can be read was found")
-                    .hint("`rehost inspect` shows what is there"),
-            ),
+                    .hint("`rehost inspect` shows what is there")
+            })),
             (Some(_), false) => Err(Error::usage(
                 "it has several filesystems and no system on them",
             )

@@ -445,15 +445,26 @@ fn choose(
             .flat_map(|disk| &disk.filesystems)
             .filter_map(|found| found.content.kind().map(str::to_owned))
             .collect();
+        // What could not be opened may well be the root.
+        let not_read: Vec<String> = scanned
+            .disks
+            .iter()
+            .flat_map(|disk| &disk.filesystems)
+            .filter_map(|found| match &found.content {
+                Content::Broken { kind, error, .. } => Some(format!("{kind}: {error}")),
+                _ => None,
+            })
+            .collect();
         return Ok((
             None,
             if kinds.is_empty() {
                 "the disks hold nothing known".to_owned()
             } else {
-                format!(
-                    "no root directory in what the disks hold ({})",
-                    kinds.join(", ")
-                )
+                let kinds = kinds.join(", ");
+                let why = not_read
+                    .first()
+                    .map_or_else(String::new, |why| format!(": {why}"));
+                format!("no root directory in what the disks hold ({kinds}){why}")
             },
         ));
     };
