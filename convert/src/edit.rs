@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rehost_block::{Disk, DiskMut, Error, Overlay, Result};
 use rehost_fs::path::{LastLink, find};
-use rehost_fs::{Ext4Mut, FileSystem, FileSystemMut};
+use rehost_fs::{Ext4Mut, FileKind, FileSystem, FileSystemMut};
 use rehost_inject::apply::{Ledger, WritableDisk, apply};
 use rehost_inject::plan::{EditPlan, NetworkCard, PlanOptions, plan as plan_edits};
 use rehost_inject::target::Target;
@@ -132,6 +132,11 @@ fn place(guest: &Guest, path: &[u8]) -> Result<(usize, u32, Vec<u8>)> {
 fn put(fs: &dyn FileSystemMut, path: &[u8], content: &[u8]) -> Result<()> {
     let reader: &dyn FileSystem = fs;
     if let Some(inode) = find(reader, path, LastLink::Follow)? {
+        if reader.attributes(inode)?.kind == FileKind::Directory {
+            return Err(
+                Error::usage("is a directory in the guest").hint("name the file to write in it")
+            );
+        }
         return fs.replace(inode, content);
     }
     let path = Path::new(OsStr::from_bytes(path));

@@ -1,6 +1,6 @@
 //! Ctrl-C: a flag that the long steps look at, so that a stopped run can clear up after itself.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rehost_block::{Error, Result};
@@ -24,4 +24,16 @@ pub fn flag() -> Result<&'static AtomicBool> {
             .map_err(|error| Error::io("cannot catch signals", error))?;
     }
     Ok(flag)
+}
+
+/// Gives up when the flag is set.
+///
+/// # Errors
+/// Usage when it is.
+pub fn check(flag: &AtomicBool) -> Result<()> {
+    if flag.load(Ordering::Relaxed) {
+        Err(Error::usage("interrupted").hint("nothing unfinished was left behind"))
+    } else {
+        Ok(())
+    }
 }

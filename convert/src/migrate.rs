@@ -19,6 +19,7 @@ use rehost_inspect::model::GuestSystem;
 
 use crate::edit::{Edited, cards, edit, plan};
 use crate::guest::{OpenedVm, is_vmx, look, open_image};
+use crate::interrupt;
 use crate::proof::{Booting, Proof, prove};
 use crate::report::{Ending, Report, SourceDisk, Step, WrittenDisk};
 use crate::source::vmx::{self, Vm};
@@ -30,7 +31,7 @@ use crate::write::{Writing, write_image};
 /// How far a migration goes.
 #[derive(Debug, Clone, Copy)]
 pub enum Stop<'a> {
-    /// The plan is printed, and that is all.
+    /// The plan is made, and that is all.
     AfterPlan,
     /// Everything is done; the results go to this folder.
     Never {
@@ -136,13 +137,7 @@ impl Run<'_> {
         step: &'static str,
         body: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        if self
-            .migration
-            .cancel
-            .load(std::sync::atomic::Ordering::Relaxed)
-        {
-            return Err(Error::usage("interrupted").hint("nothing finished was left behind"));
-        }
+        interrupt::check(self.migration.cancel)?;
         let begun = Instant::now();
         let result = body(self);
         self.report.steps.push(Step {
@@ -225,7 +220,10 @@ impl Run<'_> {
             cards: self.report.vm.as_ref().map(cards).unwrap_or_default(),
         };
         let plan = plan(guest, &KVM, &options)?;
-        self.voice.detail(&plan);
+        // Where the plan is all that was asked for, it is the result, and the caller's to print.
+        if matches!(self.migration.stop, Stop::Never { .. }) {
+            self.voice.detail(&plan);
+        }
         self.report.plan = Some(plan.clone());
         Ok(plan)
     }
@@ -348,6 +346,12 @@ impl Run<'_> {
     fn copy(&mut self, edited: &Edited, folder: &Path) -> Result<Vec<PathBuf>> {
         let name = self.name();
         let mut written = Vec::new();
+        let sources: Vec<PathBuf> = self
+            .report
+            .sources
+            .iter()
+            .flat_map(|disk| disk.files.clone())
+            .collect();
         for (nth, overlay) in edited.overlays.iter().enumerate() {
             let path = folder.join(image_name(&name, nth));
             self.voice.step(format_args!("Writing {}.", path.display()));
@@ -355,6 +359,7 @@ impl Run<'_> {
                 format: Format::Qcow2,
                 compression: self.migration.compression,
                 existing: self.migration.existing,
+                sources: &sources,
                 threads: self.migration.threads,
                 cancel: self.migration.cancel,
             };

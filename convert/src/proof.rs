@@ -8,14 +8,19 @@ use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rehost_block::{Disk, DiskMut, Error, File, Overlay, Result};
 use rehost_inspect::{BootChoice, Guest};
-use rehost_runtime::{Bus, DirectBoot, EngineChoice, Limits, Machine, MachineDisk, Start, Verdict};
+use rehost_runtime::{
+    Bus, DirectBoot, Ended, Engine, EngineChoice, Limits, Machine, MachineDisk, Next, Start,
+    Verdict, Watch,
+};
 use serde::Serialize;
 
 use crate::guest::look;
+use crate::interrupt;
 use crate::voice::Voice;
 
 /// What the proof adds to the command line of the copy it boots. The last console is where
@@ -55,6 +60,56 @@ pub struct Booting {
     pub limit: Duration,
     /// Whether its console is shown.
     pub serial: Serial,
+    /// Set from outside to give up.
+    pub cancel: &'static AtomicBool,
+}
+
+/// An engine whose guest is stopped when the flag is set.
+#[derive(Debug)]
+struct Interruptible<'a> {
+    engine: &'a dyn Engine,
+    cancel: &'a AtomicBool,
+}
+
+impl Engine for Interruptible<'_> {
+    fn name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    fn run(&self, machine: &Machine, limit: Duration, watch: &mut dyn Watch) -> Result<Ended> {
+        let mut watch = UntilInterrupted {
+            watch,
+            cancel: self.cancel,
+        };
+        self.engine.run(machine, limit, &mut watch)
+    }
+}
+
+struct UntilInterrupted<'a> {
+    watch: &'a mut dyn Watch,
+    cancel: &'a AtomicBool,
+}
+
+impl UntilInterrupted<'_> {
+    fn or(&self, next: Next) -> Next {
+        if self.cancel.load(Ordering::Relaxed) {
+            Next::Stop
+        } else {
+            next
+        }
+    }
+}
+
+impl Watch for UntilInterrupted<'_> {
+    fn serial(&mut self, bytes: &[u8]) -> Next {
+        let next = self.watch.serial(bytes);
+        self.or(next)
+    }
+
+    fn idle(&mut self) -> Next {
+        let next = self.watch.idle();
+        self.or(next)
+    }
 }
 
 /// What starts the guest.
@@ -137,7 +192,8 @@ impl fmt::Display for Proof {
 /// Boots the guest on `disks`, which are not changed; `name` is for messages.
 ///
 /// # Errors
-/// Unsupported when there is no system, no kernel, or no engine that can run it; as the disks.
+/// Unsupported when there is no system, no kernel, or no engine that can run it; Usage when it was
+/// interrupted; as the disks.
 /// A guest that does not boot is no error: the verdict says so.
 pub fn prove(
     disks: &[Arc<dyn Disk>],
@@ -179,7 +235,14 @@ pub fn prove(
         Serial::Shown => Some(&mut stderr),
         Serial::Kept => None,
     };
-    let verdict = rehost_runtime::boot(&machine, &*chosen.engine, &limits, live)?;
+    let engine = Interruptible {
+        engine: &*chosen.engine,
+        cancel: booting.cancel,
+    };
+    let verdict = rehost_runtime::boot(&machine, &engine, &limits, live)?;
+    if !verdict.booted() {
+        interrupt::check(booting.cancel)?;
+    }
     Ok(Proof {
         engine_reason: chosen.reason,
         vcpus: machine.vcpus,

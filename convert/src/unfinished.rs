@@ -2,14 +2,16 @@
 //!
 //! The bytes go to `NAME.partial`; [`Unfinished::finish`] gives the file its name once all of it is
 //! on stable storage. A run that fails removes the partial file, a killed one leaves it: either way
-//! nothing called `NAME` exists that is not whole.
+//! nothing called `NAME` exists that is not whole. The partial file is locked while it is written, so
+//! that a second run for the same name does not take it for a leftover.
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{Error, File, Result};
+use rehost_block::{Error, File, Result, Storage, StorageMut};
 
 /// Whether an existing file of the final name may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,47 +35,47 @@ impl Existing {
 pub struct Unfinished {
     name: PathBuf,
     partial: PathBuf,
+    /// Keeps the lock that tells other runs that somebody is at it.
+    _file: Arc<File>,
     finished: bool,
+}
+
+/// The name that `name` has while it is written.
+#[must_use]
+pub fn partial_name(name: &Path) -> PathBuf {
+    let mut partial = name.as_os_str().to_owned();
+    partial.push(".partial");
+    PathBuf::from(partial)
 }
 
 impl Unfinished {
     /// Starts writing the file that will be called `name`.
     ///
     /// # Errors
-    /// Usage when `name` exists and must be kept; Io when the partial file cannot be created.
+    /// Usage when `name` exists and must be kept, is a folder, or is being written by another run;
+    /// Io when the partial file cannot be created.
     pub fn create(name: &Path, existing: Existing) -> Result<(Self, Arc<File>)> {
         if existing == Existing::Keep && name.symlink_metadata().is_ok() {
             return Err(Error::usage("exists already")
                 .in_file(name)
                 .hint("choose another name or replace it with --force"));
         }
-        let mut partial = name.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        // Left by a killed run; its content is worth nothing.
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(
-                    Error::io("cannot remove what an earlier run left", error).in_file(&partial)
-                );
-            }
-            _ => {}
+        if name.is_dir() {
+            return Err(Error::usage("is a folder")
+                .in_file(name)
+                .hint("name the file to write in it"));
         }
+        let partial = partial_name(name);
+        clear(&partial)?;
         let file = Arc::new(File::create_new(&partial)?);
-        Ok((
-            Self {
-                name: name.to_owned(),
-                partial,
-                finished: false,
-            },
-            file,
-        ))
-    }
-
-    /// Where the bytes are until then.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.partial
+        lock(&file, &partial)?;
+        let unfinished = Self {
+            name: name.to_owned(),
+            partial,
+            _file: Arc::clone(&file),
+            finished: false,
+        };
+        Ok((unfinished, file))
     }
 
     /// Gives the file its name. Everything must be on stable storage already.
@@ -100,13 +102,55 @@ impl Unfinished {
     /// As [`Unfinished::create`] and [`Unfinished::finish`].
     pub fn write(name: &Path, existing: Existing, content: &[u8]) -> Result<()> {
         let (unfinished, file) = Self::create(name, existing)?;
-        drop(file);
-        let io = |error| Error::io("cannot write", error).in_file(&unfinished.partial);
-        let mut file = fs::File::create(&unfinished.partial).map_err(io)?;
-        file.write_all(content).map_err(io)?;
-        file.sync_all().map_err(io)?;
+        file.write_at(content, 0)?;
+        file.sync()?;
         unfinished.finish()
     }
+}
+
+/// Removes what a killed run left; its content is worth nothing. A run that is still at it holds the
+/// file's lock.
+fn clear(partial: &Path) -> Result<()> {
+    let left = match partial.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        left => left.map_err(|error| Error::io("cannot create", error).in_file(partial))?,
+    };
+    if !left.is_file() {
+        return Err(Error::usage("is in the way, and is no file")
+            .in_file(partial)
+            .hint("remove it or choose another name"));
+    }
+    let failed =
+        |error| Error::io("cannot remove what an earlier run left", error).in_file(partial);
+    let left = fs::File::open(partial).map_err(failed)?;
+    if matches!(left.try_lock(), Err(TryLockError::WouldBlock)) {
+        return Err(busy(partial));
+    }
+    // While `left` is locked: another run that comes now is told so.
+    fs::remove_file(partial).map_err(failed)
+}
+
+/// Locks the new file. Another run may have taken it for a leftover and removed it before that.
+fn lock(file: &File, partial: &Path) -> Result<()> {
+    let failed = |error| Error::io("cannot be examined", error).in_file(partial);
+    let Some(file) = file.as_file() else {
+        return Ok(());
+    };
+    // A file system without locks has no such protection.
+    if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        return Err(busy(partial));
+    }
+    let ours = file.metadata().map_err(failed)?;
+    match partial.symlink_metadata() {
+        Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => Ok(()),
+        _ => Err(busy(partial)),
+    }
+}
+
+fn busy(partial: &Path) -> Error {
+    Error::usage("is being written by another run")
+        .in_file(partial)
+        .hint("wait for it or choose another name")
 }
 
 impl Drop for Unfinished {
@@ -121,7 +165,6 @@ impl Drop for Unfinished {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rehost_block::StorageMut;
 
     #[test]
     fn a_file_has_its_name_only_once_it_is_whole() {
@@ -144,5 +187,29 @@ mod tests {
         drop(unfinished);
         assert_eq!(fs::read(&name).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_second_run_for_the_same_name_leaves_the_first_one_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("disk.raw");
+        let (first, file) = Unfinished::create(&name, Existing::Keep).unwrap();
+        file.write_at(b"first", 0).unwrap();
+        let error = Unfinished::create(&name, Existing::Replace).unwrap_err();
+        assert!(error.to_string().contains("another run"), "{error}");
+        drop(file);
+        first.finish().unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"first");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_replaced_and_a_folder_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("disk.raw");
+        fs::write(partial_name(&name), b"left").unwrap();
+        Unfinished::write(&name, Existing::Keep, b"whole").unwrap();
+        assert_eq!(fs::read(&name).unwrap(), b"whole");
+        let error = Unfinished::write(folder.path(), Existing::Replace, b"x").unwrap_err();
+        assert!(error.to_string().contains("is a folder"), "{error}");
     }
 }

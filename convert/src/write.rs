@@ -1,8 +1,8 @@
 //! Writing an image: from any disk to a finished file, or to none at all.
 
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -11,7 +11,7 @@ use rehost_image::{Compression, Format, TargetSpec, VmdkKind, Written, create};
 use serde::Serialize;
 
 use crate::copy::{Copied, CopyOptions, Progress, copy};
-use crate::unfinished::{Existing, Unfinished};
+use crate::unfinished::{Existing, Unfinished, partial_name};
 use crate::voice::{Bar, Voice};
 
 /// What is to be written, and how.
@@ -23,6 +23,8 @@ pub struct Writing<'a> {
     pub compression: Option<Compression>,
     /// What becomes of an existing target.
     pub existing: Existing,
+    /// The files of the source, none of which may be written over.
+    pub sources: &'a [PathBuf],
     /// Number of threads; as many as there are processors if `None`.
     pub threads: Option<NonZeroUsize>,
     /// Set from outside to give up.
@@ -66,7 +68,7 @@ pub fn format_of_name(name: &Path) -> Result<Format> {
 /// Writes the content of `disk` to `name`. The file gets its name only when it is whole.
 ///
 /// # Errors
-/// Usage when the target exists and must be kept; Io when it cannot be written; and whatever
+/// Usage when the target exists and must be kept, or is a file of the source; Io when it cannot be written; and whatever
 /// reading the disk gives.
 pub fn write_image(
     disk: &dyn Disk,
@@ -84,6 +86,7 @@ pub fn write_image(
     if writing.format == Format::Vmdk && writing.compression.is_some() {
         spec.vmdk = VmdkKind::StreamOptimized;
     }
+    spare_sources(name, writing.sources)?;
     let is_device = name
         .metadata()
         .is_ok_and(|meta| meta.file_type().is_block_device());
@@ -123,4 +126,29 @@ pub fn write_image(
         written,
         seconds: begun.elapsed().as_secs_f64(),
     })
+}
+
+/// The source stays as it is, whatever else may be replaced: neither the target nor its partial file
+/// may be one of its files, by whichever name.
+fn spare_sources(name: &Path, sources: &[PathBuf]) -> Result<()> {
+    for path in [name.to_owned(), partial_name(name)] {
+        let Ok(there) = path.metadata() else {
+            continue;
+        };
+        let is_same = |source: &PathBuf| {
+            source.metadata().is_ok_and(|source| {
+                let is_device = |meta: &std::fs::Metadata| meta.file_type().is_block_device();
+                (source.dev(), source.ino()) == (there.dev(), there.ino())
+                    || is_device(&source) && is_device(&there) && source.rdev() == there.rdev()
+            })
+        };
+        if sources.iter().any(is_same) {
+            return Err(
+                Error::usage("belongs to the source, which is never changed")
+                    .in_file(path)
+                    .hint("choose another name"),
+            );
+        }
+    }
+    Ok(())
 }

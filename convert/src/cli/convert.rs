@@ -48,6 +48,7 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
         format: to,
         compression: args.writing.compress,
         existing: Existing::from_force(args.writing.force),
+        sources: image.files(),
         threads: args.writing.threads,
         cancel: interrupt::flag()?,
     };

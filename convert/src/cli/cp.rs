@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use rehost_block::{Disk, Error, Overlay};
+use rehost_block::{Disk, Error, Overlay, StorageMut};
 use rehost_fs::FileKind;
 use serde::Serialize;
 
@@ -53,9 +54,9 @@ pub(super) fn run(args: &Cp) -> Result<Answer> {
     }
 }
 
-fn copy_out(args: &Cp, image: &Path, path: &Path) -> Result<Answer> {
-    let image = open_image(image, args.opening.format, &args.opening.allow_paths)?;
-    let browse = Browse::open(&image, args.place.volume)?;
+fn copy_out(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
+    let image = open_image(name, args.opening.format, &args.opening.allow_paths)?;
+    let browse = Browse::open(&image, args.place.volume).map_err(|error| error.in_file(name))?;
     let mut target = PathBuf::from(&args.target);
     if target.is_dir() {
         target.push(path.file_name().unwrap_or(OsStr::new("root")));
@@ -114,24 +115,20 @@ fn copy_tree(
     };
     match found.fs.attributes(found.inode)?.kind {
         FileKind::Regular => {
-            let (unfinished, _) = Unfinished::create(target, existing)?;
-            let mut file = fs::File::create(unfinished.path())
-                .with_context(|| format!("cannot write {}", target.display()))?;
+            let (unfinished, file) = Unfinished::create(target, existing)?;
+            let mut at = 0;
             found.read_in_pieces(|piece| {
-                file.write_all(piece)
-                    .map_err(|error| Error::io("cannot write", error).in_file(target))
+                file.write_at(piece, at)?;
+                at += piece.len() as u64;
+                Ok::<_, Error>(())
             })?;
-            file.sync_all()?;
+            file.sync()?;
             unfinished.finish()?;
             copied.files += 1;
         }
         FileKind::Directory => {
-            match fs::create_dir(target) {
-                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                    return Err(Error::io("cannot create", error).in_file(target).into());
-                }
-                _ => copied.directories += 1,
-            }
+            make_folder(target)?;
+            copied.directories += 1;
             for entry in browse.list(path)? {
                 // A name with a slash or `..` in it would leave the target folder.
                 if entry.name.contains(&b'/') || entry.name == b".." || entry.name == b"." {
@@ -152,13 +149,48 @@ fn copy_tree(
         }
         FileKind::Symlink => {
             let link = found.fs.read_link(found.inode)?;
-            std::os::unix::fs::symlink(OsStr::from_bytes(&link), target)
-                .with_context(|| format!("cannot create the link {}", target.display()))?;
+            make_link(OsStr::from_bytes(&link), target, existing)?;
             copied.links += 1;
         }
         _ => copied.skipped.push(path.to_owned()),
     }
     Ok(())
+}
+
+/// Makes a folder, or takes one that is there. A link to a folder is not one: an image copied here
+/// before may have made it to lead this one's files elsewhere.
+fn make_folder(target: &Path) -> Result<()> {
+    match fs::create_dir(target) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let is_folder = target.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+            if is_folder {
+                return Ok(());
+            }
+            Err(Error::usage("is in the way, and is no folder")
+                .in_file(target)
+                .hint("remove it or copy to another folder")
+                .into())
+        }
+        made => made.map_err(|error| Error::io("cannot create", error).in_file(target).into()),
+    }
+}
+
+fn make_link(link: &OsStr, target: &Path, existing: Existing) -> Result<()> {
+    if let Ok(there) = target.symlink_metadata() {
+        if existing == Existing::Keep || there.is_dir() {
+            return Err(Error::usage("exists already")
+                .in_file(target)
+                .hint("copy to another folder, or replace files and links with --force")
+                .into());
+        }
+        fs::remove_file(target)
+            .map_err(|error| Error::io("cannot be replaced", error).in_file(target))?;
+    }
+    symlink(link, target).map_err(|error| {
+        Error::io("cannot create the link", error)
+            .in_file(target)
+            .into()
+    })
 }
 
 fn copy_in(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
@@ -193,6 +225,7 @@ fn copy_in(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
         format,
         compression: args.writing.compress,
         existing: Existing::from_force(args.writing.force),
+        sources: image.files(),
         threads: args.writing.threads,
         cancel: interrupt::flag()?,
     };

@@ -47,8 +47,6 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
         .map_err(|error| error.in_file(&args.source))?;
     let Hypervisor::Kvm = args.hypervisor;
     let plan = plan(&guest, &KVM, &options(&args.editing, opened.vm.as_ref()))?;
-    voice.step("Planned edits:");
-    voice.detail(&plan);
     let Some(target) = args.target.as_deref().filter(|_| !args.editing.dry_run) else {
         if args.reporting.json {
             output::json(&Injected {
@@ -57,14 +55,18 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
                 target: None,
                 outcome: None,
             })?;
+        } else {
+            output::line(&plan)?;
         }
         return Ok(Answer::Done);
     };
-    let edited = edit(&plan, &guest, &disks)?;
+    voice.step("Planned edits:");
+    voice.detail(&plan);
     let format = match args.writing.format {
         Some(format) => format,
         None => format_of_name(target)?,
     };
+    let edited = edit(&plan, &guest, &disks)?;
     voice.step(format_args!(
         "Writing {} ({format}) from {}.",
         target.display(),
@@ -74,6 +76,7 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
         format,
         compression: args.writing.compress,
         existing: Existing::from_force(args.writing.force),
+        sources: image.files(),
         threads: args.writing.threads,
         cancel: interrupt::flag()?,
     };

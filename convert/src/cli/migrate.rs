@@ -34,7 +34,7 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
         } else {
             Boots::Run
         },
-        booting: booting(&args.booting),
+        booting: booting(&args.booting)?,
         compression: args.compress,
         existing: Existing::from_force(args.force),
         threads: args.threads,
@@ -43,6 +43,8 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
     let (report, error) = migrate(&migration, voice);
     if args.reporting.json {
         output::json(&report)?;
+    } else if let (Ending::Planned, Some(plan)) = (report.ending, &report.plan) {
+        output::line(plan)?;
     }
     match (error, report.ending) {
         (Some(error), _) => Err(error.into()),

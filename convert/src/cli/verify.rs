@@ -8,6 +8,7 @@ use rehost_runtime::Bus;
 use super::args::{BootBus, Booting as BootingArgs, Verify};
 use super::{Answer, loudness, output};
 use crate::guest::OpenedVm;
+use crate::interrupt;
 use crate::proof::{Booting, Serial, Through, prove};
 use crate::voice::Voice;
 
@@ -15,7 +16,7 @@ use crate::voice::Voice;
 pub(super) fn run(args: &Verify) -> Result<Answer> {
     let voice = Voice::new(loudness(args.reporting.quiet));
     let opened = OpenedVm::open(&args.image, args.opening.format, &args.opening.allow_paths)?;
-    let mut booting = booting(&args.booting);
+    let mut booting = booting(&args.booting)?;
     booting.bus = match args.bus {
         BootBus::VirtioBlk => Bus::VirtioBlk,
         BootBus::VirtioScsi => Bus::VirtioScsi,
@@ -44,8 +45,8 @@ pub(super) fn run(args: &Verify) -> Result<Answer> {
 }
 
 /// The options as typed, for a guest on virtio-blk.
-pub(super) fn booting(args: &BootingArgs) -> Booting {
-    Booting {
+pub(super) fn booting(args: &BootingArgs) -> Result<Booting> {
+    Ok(Booting {
         engine: args.engine,
         bus: Bus::VirtioBlk,
         vcpus: 1,
@@ -57,5 +58,6 @@ pub(super) fn booting(args: &BootingArgs) -> Booting {
         } else {
             Serial::Kept
         },
-    }
+        cancel: interrupt::flag()?,
+    })
 }
