@@ -40,7 +40,7 @@ impl Voice {
     pub fn step(&self, sentence: impl Display) {
         if self.loudness == Loudness::Normal {
             // A closed standard error is no reason to stop a conversion.
-            let _ = writeln!(std::io::stderr(), "{sentence}");
+            let _ = writeln!(std::io::stderr(), "{}", plain(&sentence.to_string()));
         }
     }
 
@@ -50,7 +50,7 @@ impl Voice {
             let text = text.to_string();
             let mut stderr = std::io::stderr().lock();
             for line in text.lines() {
-                let _ = writeln!(stderr, "  {line}");
+                let _ = writeln!(stderr, "  {}", plain(line));
             }
         }
     }
@@ -112,8 +112,35 @@ impl Bar {
     }
 }
 
+/// The text with its control characters spelled out, all but tabs: much of what is shown was written
+/// by the guest, and could otherwise drive the terminal.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    text.chars().fold(String::new(), |mut plain, c| {
+        if c.is_control() && c != '\t' {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+        plain
+    })
+}
+
 /// A byte count for people: `1.5 GiB`.
 #[must_use]
 pub fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_wrote_does_not_drive_the_terminal() {
+        assert_eq!(
+            plain("\x1b[31mred\tümlaut\r\n\u{9b}2J"),
+            "\\u{1b}[31mred\tümlaut\\r\\n\\u{9b}2J"
+        );
+    }
 }

@@ -38,7 +38,8 @@ struct Content<'a> {
 /// Lists a directory, or one file.
 pub(super) fn ls(args: &Ls) -> Result<Answer> {
     let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
-    let browse = Browse::open(&image, args.place.volume)?;
+    let browse =
+        Browse::open(&image, args.place.volume).map_err(|error| error.in_file(&args.image))?;
     let mut entries = browse.list(&args.path)?;
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     if args.json {
@@ -49,9 +50,9 @@ pub(super) fn ls(args: &Ls) -> Result<Answer> {
             if args.long {
                 output::raw(long(entry).as_bytes())?;
             }
-            output::raw(&entry.name)?;
+            output::name(&entry.name)?;
             match &entry.link {
-                Some(link) if args.long => output::raw(&[b" -> ", &**link].concat())?,
+                Some(link) if args.long => output::name(&[b" -> ", &**link].concat())?,
                 _ => {}
             }
             output::line("")?;
@@ -63,7 +64,8 @@ pub(super) fn ls(args: &Ls) -> Result<Answer> {
 /// Prints a file.
 pub(super) fn cat(args: &Cat) -> Result<Answer> {
     let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
-    let browse = Browse::open(&image, args.place.volume)?;
+    let browse =
+        Browse::open(&image, args.place.volume).map_err(|error| error.in_file(&args.image))?;
     let file = browse.find(&args.path)?;
     let attributes = file.fs.attributes(file.inode)?;
     if attributes.kind != FileKind::Regular {

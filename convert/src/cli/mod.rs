@@ -19,7 +19,7 @@ use std::process::ExitCode;
 pub use args::Arguments;
 use args::Command;
 
-use crate::voice::Loudness;
+use crate::voice::{Loudness, plain};
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         // Whoever read standard output has seen enough (`rehost map … | head`).
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rehost: {error:#}");
+            eprintln!("rehost: {}", plain(&format!("{error:#}")));
             ExitCode::from(FAILED)
         }
     }

@@ -1,9 +1,11 @@
 //! Results on standard output: JSON for programs, lines for people.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use anyhow::Result;
 use serde::Serialize;
+
+use crate::voice::plain;
 
 /// Prints `value` as indented JSON.
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
@@ -14,10 +16,23 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
     Ok(())
 }
 
-/// Prints `text` and a line break.
+/// Prints the lines of `text`, which hold nothing that drives a terminal.
 pub(super) fn line(text: impl std::fmt::Display) -> Result<()> {
-    writeln!(io::stdout(), "{text}")?;
+    let text = text.to_string();
+    let mut stdout = io::stdout().lock();
+    for line in text.split('\n') {
+        writeln!(stdout, "{}", plain(line))?;
+    }
     Ok(())
+}
+
+/// Prints a name that the guest chose: as it is for programs, so that it shows on a terminal.
+pub(super) fn name(bytes: &[u8]) -> Result<()> {
+    if io::stdout().is_terminal() {
+        raw(plain(&String::from_utf8_lossy(bytes)).as_bytes())
+    } else {
+        raw(bytes)
+    }
 }
 
 /// Prints bytes as they are.

@@ -1,7 +1,6 @@
 //! Man pages, shell completions and the Markdown reference, all from the one table in `args`.
 
 use std::fmt::Write as _;
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,12 +11,10 @@ use super::{Answer, Arguments, output};
 
 /// Prints the completion script of `shell`.
 pub(super) fn completions(shell: Shell) -> Result<Answer> {
-    clap_complete::generate(
-        shell,
-        &mut Arguments::command(),
-        "rehost",
-        &mut io::stdout(),
-    );
+    // Not to standard output at once: the generator panics when it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "rehost", &mut script);
+    output::raw(&script)?;
     Ok(Answer::Done)
 }
 
