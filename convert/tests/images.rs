@@ -370,6 +370,19 @@ fn output_into_a_closed_pipe_is_no_error() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_one_error() {
+    for args in [&["completions", "bash"][..], &["reference"]] {
+        let full = fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        ran(rehost().args(args).stdout(full).output().unwrap())
+            .exits(2)
+            .says(&["No space left"]);
+    }
+}
+
+#[test]
 fn garbage_is_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("bad.qcow2");
@@ -380,4 +393,100 @@ fn garbage_is_refused_in_one_line() {
         .exits(2)
         .says(&["bad.qcow2"]);
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+}
+
+#[test]
+fn no_file_of_the_source_is_written_over_even_when_forced() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base.raw");
+    sample_raw(&base, SIZE);
+    let top = folder.path().join("out.qcow2.partial");
+    judge(
+        Command::new("qemu-img")
+            .args(["create", "-qf", "qcow2", "-F", "raw", "-b"])
+            .arg(&base)
+            .arg(&top),
+    );
+    let link = folder.path().join("link.raw");
+    fs::hard_link(&base, &link).unwrap();
+    let before = (hash(&base), hash(&top));
+    // The top under its own name, as the partial file of the target, and its parent twice.
+    for target in ["out.qcow2.partial", "out.qcow2", "base.raw", "link.raw"] {
+        let target = folder.path().join(target);
+        let args = ["convert", "--force", "--to", "qcow2"].map(AsRef::as_ref);
+        run(args
+            .into_iter()
+            .chain([top.as_os_str(), target.as_os_str()]))
+        .exits(2)
+        .says(&["belongs to the source", "another name"]);
+    }
+    assert_eq!((hash(&base), hash(&top)), before);
+}
+
+#[test]
+fn a_pipe_and_a_vmx_are_refused_as_disk_images() {
+    if !have("mkfifo") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe.raw");
+    judge(Command::new("mkfifo").arg(&pipe));
+    run(["info".as_ref(), pipe.as_os_str()])
+        .exits(2)
+        .says(&["pipe.raw", "neither a file nor a block device"]);
+    let vmx = folder.path().join("guest.vmx");
+    judge(Command::new("mkfifo").arg(&vmx));
+    run(["inspect".as_ref(), vmx.as_os_str()])
+        .exits(2)
+        .says(&["guest.vmx", "is no file"]);
+    fs::remove_file(&vmx).unwrap();
+    fs::write(&vmx, "numvcpus = \"1\"\n").unwrap();
+    run(["info".as_ref(), vmx.as_os_str()])
+        .exits(2)
+        .says(&["guest.vmx", "is a VMX file"]);
+}
+
+#[test]
+fn a_link_in_the_target_folder_leads_no_copied_file_elsewhere() {
+    if !have("mke2fs") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir_all(root.join("out/deep")).unwrap();
+    fs::write(root.join("out/deep/file"), b"planted").unwrap();
+    let image = folder.path().join("disk.raw");
+    judge(
+        Command::new("mke2fs")
+            .args(["-qt", "ext4", "-d"])
+            .arg(&root)
+            .arg(&image)
+            .arg("4M"),
+    );
+    let away = folder.path().join("away");
+    let target = folder.path().join("target");
+    fs::create_dir(&away).unwrap();
+    fs::create_dir_all(target.join("out")).unwrap();
+    std::os::unix::fs::symlink(&away, target.join("out/deep")).unwrap();
+    let mut source = image.into_os_string();
+    source.push(":/out");
+    for force in [None, Some("--force")] {
+        let args = ["cp", "-r"].into_iter().chain(force).map(AsRef::as_ref);
+        run(args.chain([source.as_os_str(), target.as_os_str()]))
+            .exits(2)
+            .says(&["out/deep", "in the way"]);
+    }
+    assert_eq!(fs::read_dir(&away).unwrap().count(), 0);
+    fs::remove_file(target.join("out/deep")).unwrap();
+    run([
+        "cp".as_ref(),
+        "-r".as_ref(),
+        source.as_os_str(),
+        target.as_os_str(),
+    ])
+    .exits(0);
+    assert_eq!(fs::read(target.join("out/deep/file")).unwrap(), b"planted");
 }

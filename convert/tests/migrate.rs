@@ -6,10 +6,11 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use common::{guest, hashes, have, judge, run};
+use common::{guest, hashes, have, judge, rehost, run};
 use serde_json::Value;
 
 /// Every judge the tests of this file call.
@@ -324,7 +325,38 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
         plan().json()["plan"]["edits"],
         "the same guest, the same plan"
     );
-    assert!(first.stderr.contains("initrd.img"), "{}", first.stderr);
+    let shown = run([
+        "migrate".as_ref(),
+        vmx.as_os_str(),
+        "--to=kvm".as_ref(),
+        "--dry-run".as_ref(),
+        "--quiet".as_ref(),
+    ])
+    .exits(0);
+    assert!(shown.stdout.contains("adds modules"), "{}", shown.stdout);
+    assert_eq!(shown.stderr, "");
+}
+
+#[test]
+fn a_boot_that_is_interrupted_is_no_verdict_about_the_guest() {
+    let Some(guest) = guest("tiny").filter(|_| have("qemu-system-x86_64")) else {
+        return;
+    };
+    let mut child = rehost()
+        .args(["verify", "--engine=qemu", "--show-serial"])
+        .arg(guest.join("guest.vmx"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).split(b'\n');
+    // The kernel's first line: the guest runs.
+    let is_kernel = |line: &[u8]| line.windows(13).any(|part| part == b"Linux version");
+    assert!(lines.any(|line| is_kernel(&line.unwrap())));
+    judge(Command::new("kill").arg("-INT").arg(child.id().to_string()));
+    let last = lines.last().unwrap().unwrap();
+    let last = String::from_utf8_lossy(&last);
+    assert!(last.starts_with("rehost: interrupted"), "{last}");
+    assert_eq!(child.wait().unwrap().code(), Some(2));
 }
 
 #[test]
