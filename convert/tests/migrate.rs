@@ -163,6 +163,49 @@ fn a_vmware_guest_becomes_a_proven_kvm_guest() {
 }
 
 #[test]
+fn a_guest_that_names_its_devices_by_path_boots_on_virtio() {
+    let Some(guest) = guest("tiny").filter(|_| here()) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let vmx = guest.join("guest.vmx");
+    run([
+        "migrate".as_ref(),
+        vmx.as_os_str(),
+        "--to=kvm".as_ref(),
+        "--no-preflight".as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ])
+    .exits(0);
+    let image = out.join("guest.qcow2");
+    judge(
+        Command::new("qemu-img")
+            .args(["check", "-f", "qcow2"])
+            .arg(&image),
+    );
+    let part = first_partition(&image, folder.path());
+    judge(Command::new("e2fsck").arg("-fn").arg(&part));
+    for file in ["/etc/fstab", "/boot/grub/grub.cfg", "/etc/default/grub"] {
+        let text = run(["cat".as_ref(), image.as_os_str(), file.as_ref()])
+            .exits(0)
+            .stdout;
+        let names = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with('#'));
+        assert!(
+            !names.clone().any(|line| line.contains("/dev/sda")),
+            "{file}:\n{text}"
+        );
+        assert!(
+            names.clone().any(|line| line.contains("UUID=")),
+            "{file}:\n{text}"
+        );
+    }
+}
+
+#[test]
 fn the_unedited_guest_fails_on_virtio_with_the_line_that_decided() {
     let Some(guest) = guest("debian12").filter(|_| here()) else {
         return;
