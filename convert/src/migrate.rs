@@ -26,7 +26,7 @@ use crate::source::vmx::{self, Vm};
 use crate::target::libvirt::{Domain, DomainDisk, DomainNic, Firmware, domain_name};
 use crate::unfinished::{Existing, Unfinished};
 use crate::voice::{Voice, bytes};
-use crate::write::{Writing, write_image};
+use crate::write::{Writing, write_unnamed};
 
 /// How far a migration goes.
 #[derive(Debug, Clone, Copy)]
@@ -252,6 +252,9 @@ impl Run<'_> {
                     .hint("choose another output folder or replace it with --force"));
             }
         }
+        // Better known now than after a boot and a copy.
+        tempfile::tempfile_in(folder)
+            .map_err(|error| Error::io("cannot be written to", error).in_file(folder))?;
         self.folder = Some(folder.to_owned());
         Ok(())
     }
@@ -345,7 +348,7 @@ impl Run<'_> {
 
     fn copy(&mut self, edited: &Edited, folder: &Path) -> Result<Vec<PathBuf>> {
         let name = self.name();
-        let mut written = Vec::new();
+        let mut whole = Vec::new();
         let sources: Vec<PathBuf> = self
             .report
             .sources
@@ -363,15 +366,21 @@ impl Run<'_> {
                 threads: self.migration.threads,
                 cancel: self.migration.cancel,
             };
-            let outcome = write_image(&**overlay, &path, &writing, self.voice)?;
+            let image = write_unnamed(&**overlay, &path, &writing, self.voice)?;
+            let outcome = image.outcome();
             self.voice.detail(format_args!(
                 "{} in {:.1} s",
                 bytes(outcome.written.file_bytes),
                 outcome.seconds
             ));
+            whole.push((path, image));
+        }
+        // A machine is finished when all its disks are.
+        let mut written = Vec::new();
+        for (path, image) in whole {
             self.report.disks.push(WrittenDisk {
                 path: path.clone(),
-                outcome,
+                outcome: image.finish()?,
             });
             written.push(path);
         }
@@ -411,7 +420,7 @@ impl Run<'_> {
         self.report.proof = Some(proof);
         self.voice.step(match ending {
             Ending::Proven => "Proven: the migrated guest reached its login prompt.",
-            _ => "The migrated guest does not boot; do not cut over.",
+            _ => "The migrated guest does not boot; do not cut over. Its files are whole, and not proven.",
         });
         Ok(ending)
     }

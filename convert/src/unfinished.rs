@@ -82,18 +82,29 @@ impl Unfinished {
     ///
     /// # Errors
     /// Io when it cannot be renamed.
-    pub fn finish(mut self) -> Result<()> {
-        fs::rename(&self.partial, &self.name)
-            .map_err(|error| Error::io("cannot be renamed", error).in_file(&self.partial))?;
-        self.finished = true;
+    pub fn finish(self) -> Result<()> {
+        let name = self.name.clone();
+        self.give_name()?;
         // The new name must survive a crash too.
-        let folder = match self.name.parent() {
+        let folder = match name.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         fs::File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|error| Error::io("cannot flush the folder", error).in_file(folder))
+    }
+
+    /// Gives the file its name, and leaves it to the operating system when that is on stable
+    /// storage: for copies that are made again if need be.
+    ///
+    /// # Errors
+    /// Io when it cannot be renamed.
+    pub fn give_name(mut self) -> Result<()> {
+        fs::rename(&self.partial, &self.name)
+            .map_err(|error| Error::io("cannot be renamed", error).in_file(&self.partial))?;
+        self.finished = true;
+        Ok(())
     }
 
     /// Writes a small file whole.

@@ -65,17 +65,57 @@ pub fn format_of_name(name: &Path) -> Result<Format> {
         })
 }
 
+/// An image that is whole and on stable storage, and has not got its name yet.
+#[derive(Debug)]
+pub struct Whole {
+    /// `None` for a device, which has its name already.
+    unfinished: Option<Unfinished>,
+    outcome: Outcome,
+}
+
+impl Whole {
+    /// What the copy did.
+    #[must_use]
+    pub const fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Gives the image its name.
+    ///
+    /// # Errors
+    /// Io when it cannot be renamed.
+    pub fn finish(self) -> Result<Outcome> {
+        if let Some(unfinished) = self.unfinished {
+            unfinished.finish()?;
+        }
+        Ok(self.outcome)
+    }
+}
+
 /// Writes the content of `disk` to `name`. The file gets its name only when it is whole.
 ///
 /// # Errors
-/// Usage when the target exists and must be kept, or is a file of the source; Io when it cannot be written; and whatever
-/// reading the disk gives.
+/// As [`write_unnamed`] and [`Whole::finish`].
 pub fn write_image(
     disk: &dyn Disk,
     name: &Path,
     writing: &Writing<'_>,
     voice: Voice,
 ) -> Result<Outcome> {
+    write_unnamed(disk, name, writing, voice)?.finish()
+}
+
+/// Writes the content of `disk` to the file that will be called `name`.
+///
+/// # Errors
+/// Usage when the target exists and must be kept, or is a file of the source; Io when it cannot be
+/// written; and whatever reading the disk gives.
+pub fn write_unnamed(
+    disk: &dyn Disk,
+    name: &Path,
+    writing: &Writing<'_>,
+    voice: Voice,
+) -> Result<Whole> {
     let begun = std::time::Instant::now();
     let mut spec = TargetSpec::new(
         writing.format,
@@ -118,13 +158,14 @@ pub fn write_image(
     let copied = copied?;
     let written = target.publish()?;
     drop(target);
-    if let Some(unfinished) = unfinished {
-        unfinished.finish()?;
-    }
-    Ok(Outcome {
+    let outcome = Outcome {
         copied,
         written,
         seconds: begun.elapsed().as_secs_f64(),
+    };
+    Ok(Whole {
+        unfinished,
+        outcome,
     })
 }
 

@@ -1,10 +1,12 @@
 //! `rehost convert`: one image into another format.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Result;
 use rehost_image::Format;
 use serde::Serialize;
 
-use super::args::Convert;
+use super::args::{self, Convert};
 use super::{Answer, loudness, output};
 use crate::guest::open_image;
 use crate::interrupt;
@@ -27,11 +29,9 @@ struct Converted<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Convert) -> Result<Answer> {
     let voice = Voice::new(loudness(args.reporting.quiet));
-    let to = match args.writing.format {
-        Some(format) => format,
-        None => format_of_name(&args.target)?,
-    };
     let image = open_image(&args.source, args.opening.format, &args.opening.allow_paths)?;
+    let writing = writing(&args.writing, &args.target, image.files())?;
+    let to = writing.format;
     let told = if image.sniffed() {
         ", told by its first bytes"
     } else {
@@ -44,14 +44,6 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
         bytes(image.size()),
         args.target.display(),
     ));
-    let writing = Writing {
-        format: to,
-        compression: args.writing.compress,
-        existing: Existing::from_force(args.writing.force),
-        sources: image.files(),
-        threads: args.writing.threads,
-        cancel: interrupt::flag()?,
-    };
     let outcome = write_image(&*image.disk(), &args.target, &writing, voice)?;
     voice.step(summary(&outcome));
     if args.reporting.json {
@@ -65,6 +57,25 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
         })?;
     }
     Ok(Answer::Done)
+}
+
+/// The options as typed, for an image called `target` made from the files `sources`.
+pub(super) fn writing<'a>(
+    args: &args::Writing,
+    target: &Path,
+    sources: &'a [PathBuf],
+) -> Result<Writing<'a>> {
+    Ok(Writing {
+        format: match args.format {
+            Some(format) => format,
+            None => format_of_name(target)?,
+        },
+        compression: args.compress,
+        existing: Existing::from_force(args.force),
+        sources,
+        threads: args.threads,
+        cancel: interrupt::flag()?,
+    })
 }
 
 /// One sentence about a copy.

@@ -4,28 +4,31 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use rehost_block::{Disk, Error, Overlay, StorageMut};
+use anyhow::{Result, bail};
+use rehost_block::{Disk, Error, File, Overlay, Storage, StorageMut};
 use rehost_fs::FileKind;
 use serde::Serialize;
 
 use super::args::Cp;
-use super::convert::summary;
+use super::convert::{summary, writing};
 use super::{Answer, loudness, output};
 use crate::browse::Browse;
 use crate::edit::put_file;
 use crate::guest::{look, open_image};
-use crate::interrupt;
 use crate::unfinished::{Existing, Unfinished};
-use crate::voice::Voice;
-use crate::write::{Writing, format_of_name, write_image};
+use crate::voice::{Voice, bytes};
+use crate::write::write_image;
 
 /// Directories inside one another that are copied. Linux's own longest path has fewer.
 const DEEPEST: usize = 2048;
+
+/// Largest file that is copied into an image. Ours: it is held in memory.
+const MOST_IN: u64 = 1 << 30;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -89,6 +92,10 @@ fn copy_out(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
             skipped.display()
         ));
     }
+    voice.step(format_args!(
+        "Copied {} files, {} folders and {} links.",
+        copied.files, copied.directories, copied.links
+    ));
     if args.reporting.json {
         output::json(&copied)?;
     }
@@ -113,7 +120,8 @@ fn copy_tree(
     } else {
         browse.find_link(path)?
     };
-    match found.fs.attributes(found.inode)?.kind {
+    let attributes = found.fs.attributes(found.inode)?;
+    match attributes.kind {
         FileKind::Regular => {
             let (unfinished, file) = Unfinished::create(target, existing)?;
             let mut at = 0;
@@ -122,8 +130,12 @@ fn copy_tree(
                 at += piece.len() as u64;
                 Ok::<_, Error>(())
             })?;
-            file.sync()?;
-            unfinished.finish()?;
+            // Not the set-id bits: what a guest trusts to run as root is nothing for this host.
+            let mode = fs::Permissions::from_mode(u32::from(attributes.mode) & 0o777);
+            file.as_file()
+                .map_or(Ok(()), |file| file.set_permissions(mode))
+                .map_err(|error| Error::io("cannot set its mode", error).in_file(target))?;
+            unfinished.give_name()?;
             copied.files += 1;
         }
         FileKind::Directory => {
@@ -193,6 +205,23 @@ fn make_link(link: &OsStr, target: &Path, existing: Existing) -> Result<()> {
     })
 }
 
+/// A file of this host, as a whole: the filesystem's writer takes it so.
+fn read_source(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path)?;
+    if file.size() > MOST_IN {
+        return Err(Error::unsupported(format!(
+            "a file of {} cannot be copied in",
+            bytes(file.size())
+        ))
+        .in_file(path)
+        .hint(format!("files of up to {} can", bytes(MOST_IN)))
+        .into());
+    }
+    let mut content = vec![0; usize::try_from(file.size())?];
+    file.read_at(&mut content, 0)?;
+    Ok(content)
+}
+
 fn copy_in(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
     let voice = Voice::new(loudness(args.reporting.quiet));
     let Some(output) = &args.output else {
@@ -201,9 +230,10 @@ fn copy_in(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
             .hint("name the image to write with --output FILE")
             .into());
     };
-    let content = fs::read(&args.source).with_context(|| format!("cannot read {}", args.source))?;
+    let content = read_source(Path::new(&args.source))?;
     let image = open_image(name, args.opening.format, &args.opening.allow_paths)?;
-    let overlay = Arc::new(Overlay::in_memory(image.disk()));
+    let store = Arc::new(File::temporary(std::env::temp_dir())?);
+    let overlay = Arc::new(Overlay::new(image.disk(), store));
     let guest = look(&[Arc::clone(&overlay) as Arc<dyn Disk>])?;
     put_file(
         &guest,
@@ -212,23 +242,12 @@ fn copy_in(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
         path,
         &content,
     )?;
-    let format = match args.writing.format {
-        Some(format) => format,
-        None => format_of_name(output)?,
-    };
+    let writing = writing(&args.writing, output, image.files())?;
     voice.step(format_args!(
         "Writing {} with {} in it.",
         output.display(),
         path.display()
     ));
-    let writing = Writing {
-        format,
-        compression: args.writing.compress,
-        existing: Existing::from_force(args.writing.force),
-        sources: image.files(),
-        threads: args.writing.threads,
-        cancel: interrupt::flag()?,
-    };
     let outcome = write_image(&*overlay, output, &writing, voice)?;
     voice.step(summary(&outcome));
     if args.reporting.json {

@@ -6,18 +6,17 @@ use anyhow::Result;
 use rehost_inject::apply::Ledger;
 use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
 use rehost_inject::target::KVM;
+use rehost_inspect::model::GuestSystem;
 use serde::Serialize;
 
 use super::args::{Editing, Hypervisor, Inject};
-use super::convert::summary;
+use super::convert::{summary, writing};
 use super::{Answer, loudness, output};
 use crate::edit::{cards, edit, plan};
 use crate::guest::{OpenedVm, look};
-use crate::interrupt;
 use crate::source::vmx::Vm;
-use crate::unfinished::Existing;
 use crate::voice::Voice;
-use crate::write::{Outcome, Writing, format_of_name, write_image};
+use crate::write::{Outcome, write_image};
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -42,8 +41,10 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     ));
     let disks = opened.disks();
     let guest = look(&disks)?;
+    // A guest without a kernel has nothing that drivers could be given to.
     guest
         .system()
+        .and_then(GuestSystem::default_boot)
         .map_err(|error| error.in_file(&args.source))?;
     let Hypervisor::Kvm = args.hypervisor;
     let plan = plan(&guest, &KVM, &options(&args.editing, opened.vm.as_ref()))?;
@@ -62,24 +63,14 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     };
     voice.step("Planned edits:");
     voice.detail(&plan);
-    let format = match args.writing.format {
-        Some(format) => format,
-        None => format_of_name(target)?,
-    };
+    let writing = writing(&args.writing, target, image.files())?;
     let edited = edit(&plan, &guest, &disks)?;
     voice.step(format_args!(
-        "Writing {} ({format}) from {}.",
+        "Writing {} ({}) from {}.",
         target.display(),
+        writing.format,
         image.format()
     ));
-    let writing = Writing {
-        format,
-        compression: args.writing.compress,
-        existing: Existing::from_force(args.writing.force),
-        sources: image.files(),
-        threads: args.writing.threads,
-        cancel: interrupt::flag()?,
-    };
     let outcome = write_image(&*edited.overlays[0], target, &writing, voice)?;
     voice.step(summary(&outcome));
     if args.reporting.json {
