@@ -11,6 +11,9 @@ use common::{hash, have, judge, ran, rehost, run, sample_raw};
 
 const SIZE: u64 = 24 << 20;
 
+/// Without it qemu-img rounds a VHD up to its geometry.
+const EXACT_SIZE: [&str; 2] = ["-o", "force_size=on"];
+
 #[track_caller]
 fn same_for_qemu(a: &Path, a_format: &str, b: &Path, b_format: &str) {
     judge(
@@ -34,12 +37,14 @@ fn every_pair_of_formats_converts_and_qemu_img_agrees() {
         ("raw", raw.clone()),
         ("qcow2", "b.qcow2".into()),
         ("vmdk", "c.vmdk".into()),
+        ("vpc", "d.vhd".into()),
     ];
     for (format, name) in &sources[1..] {
         let path = folder.path().join(name);
         judge(
             Command::new("qemu-img")
                 .args(["convert", "-O", format])
+                .args(EXACT_SIZE.iter().filter(|_| *format == "vpc"))
                 .arg(&raw)
                 .arg(&path),
         );
@@ -54,6 +59,7 @@ fn every_pair_of_formats_converts_and_qemu_img_agrees() {
             ("qcow2", Some("zstd:1")),
             ("vmdk", None),
             ("vmdk", Some("zlib:1")),
+            ("vpc", None),
         ] {
             let target = folder
                 .path()

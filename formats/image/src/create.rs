@@ -8,6 +8,7 @@ use rehost_block::{Error, Result, StorageMut};
 use serde::Serialize;
 
 use crate::raw::RawTarget;
+use crate::vhd::{self, DynamicTarget};
 use crate::vmdk::{Adapter, SparseTarget, StreamTarget};
 use crate::{Format, Target, qcow2};
 
@@ -80,6 +81,17 @@ pub enum VmdkKind {
     StreamOptimized,
 }
 
+/// Which kind of VHD to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VhdKind {
+    /// A file that grows with what is stored.
+    #[default]
+    Dynamic,
+    /// The guest's bytes and a footer.
+    Fixed,
+}
+
 /// What is to be written.
 #[derive(Debug, Clone)]
 pub struct TargetSpec {
@@ -96,6 +108,8 @@ pub struct TargetSpec {
     pub vmdk: VmdkKind,
     /// The controller that a VMDK says it hangs on. Other formats do not look at it.
     pub adapter: Adapter,
+    /// The kind of VHD. Other formats do not look at it.
+    pub vhd: VhdKind,
     /// The image's final file name, for formats whose structures repeat it (a VMDK descriptor).
     pub name: String,
 }
@@ -111,6 +125,7 @@ impl TargetSpec {
             cluster_size: None,
             vmdk: VmdkKind::default(),
             adapter: Adapter::default(),
+            vhd: VhdKind::default(),
             name: name.into(),
         }
     }
@@ -129,6 +144,7 @@ pub fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn
         }
         Format::Qcow2 => qcow2::create(spec, storage),
         Format::Vmdk => create_vmdk(spec, storage),
+        Format::Vhd => create_vhd(spec, storage),
     }
 }
 
@@ -151,6 +167,14 @@ fn create_vmdk(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dy
             let target = StreamTarget::create(storage, spec.size, &spec.name, spec.adapter, level)?;
             Ok(Box::new(target))
         }
+    }
+}
+
+fn create_vhd(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Target>> {
+    refuse_compression(spec, "VHDs")?;
+    match spec.vhd {
+        VhdKind::Dynamic => Ok(Box::new(DynamicTarget::create(storage, spec.size)?)),
+        VhdKind::Fixed => vhd::fixed(storage, spec.size),
     }
 }
 

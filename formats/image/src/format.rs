@@ -6,6 +6,8 @@ use std::str::FromStr;
 use rehost_block::{Error, Result, Storage};
 use serde::Serialize;
 
+use crate::vhd;
+
 /// First bytes of a VMDK: a sparse extent, a descriptor, and the two kinds of extent that are
 /// recognised to be refused by name (COWD, seSparse).
 const VMDK_MAGICS: [&[u8]; 4] = [
@@ -25,6 +27,8 @@ pub enum Format {
     Qcow2,
     /// VMware virtual disk, all kinds that begin with a sparse header or a descriptor.
     Vmdk,
+    /// Microsoft virtual hard disk, version 1 (`vpc` for QEMU).
+    Vhd,
 }
 
 impl Format {
@@ -35,13 +39,14 @@ impl Format {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
+            Self::Vhd => "vhd",
         }
     }
 
-    /// What a storage's first bytes say it is; raw when they say nothing.
+    /// What a storage's first bytes say it is (a fixed VHD's last ones); raw when they say nothing.
     ///
     /// # Errors
-    /// Io when the first bytes cannot be read.
+    /// Io when these bytes cannot be read.
     pub fn sniff(storage: &dyn Storage) -> Result<Self> {
         let mut head = [0; 512];
         let len = usize::try_from(storage.size())
@@ -53,6 +58,8 @@ impl Format {
             Self::Qcow2
         } else if VMDK_MAGICS.iter().any(|magic| head.starts_with(magic)) {
             Self::Vmdk
+        } else if head.starts_with(vhd::COOKIE) || vhd::is_fixed(storage) {
+            Self::Vhd
         } else {
             Self::Raw
         })
@@ -73,8 +80,9 @@ impl FromStr for Format {
             "raw" | "img" => Ok(Self::Raw),
             "qcow2" => Ok(Self::Qcow2),
             "vmdk" => Ok(Self::Vmdk),
+            "vhd" | "vpc" => Ok(Self::Vhd),
             _ => Err(Error::usage(format!("unknown format {name:?}"))
-                .hint("known formats: raw, qcow2, vmdk")),
+                .hint("known formats: raw, qcow2, vmdk, vhd")),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rehost_block::{Chain, Disk, Error, File, Layer, Opener, Result, Storage, StorageDisk};
 use serde::Serialize;
 
-use crate::{Format, Qcow2Details, VmdkDetails, qcow2, vmdk};
+use crate::{Format, Qcow2Details, VhdDetails, VmdkDetails, qcow2, vhd, vmdk};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
@@ -60,6 +60,8 @@ pub enum Details {
     Qcow2(Qcow2Details),
     /// Of a VMDK.
     Vmdk(VmdkDetails),
+    /// Of a VHD.
+    Vhd(VhdDetails),
 }
 
 /// One file of a chain on its way to be opened: what each format's `open` takes.
@@ -216,6 +218,7 @@ fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
         Format::Raw => Ok(open_raw(opening)),
         Format::Qcow2 => qcow2::open(opening),
         Format::Vmdk => vmdk::open(opening),
+        Format::Vhd => vhd::open(opening),
     }
 }
 

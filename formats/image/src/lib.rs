@@ -20,11 +20,13 @@ mod image;
 mod qcow2;
 mod raw;
 mod target;
+mod vhd;
 mod vmdk;
 
-pub use create::{Compression, TargetSpec, VmdkKind, create};
+pub use create::{Compression, TargetSpec, VhdKind, VmdkKind, create};
 pub use format::Format;
 pub use image::{Backing, Details, Image, LayerDescription};
 pub use qcow2::Qcow2Details;
 pub use target::{Order, Payload, Target, Written};
+pub use vhd::VhdDetails;
 pub use vmdk::{Adapter, VmdkDetails};
