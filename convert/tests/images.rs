@@ -38,6 +38,7 @@ fn every_pair_of_formats_converts_and_qemu_img_agrees() {
         ("qcow2", "b.qcow2".into()),
         ("vmdk", "c.vmdk".into()),
         ("vpc", "d.vhd".into()),
+        ("vdi", "e.vdi".into()),
     ];
     for (format, name) in &sources[1..] {
         let path = folder.path().join(name);
@@ -60,6 +61,7 @@ fn every_pair_of_formats_converts_and_qemu_img_agrees() {
             ("vmdk", None),
             ("vmdk", Some("zlib:1")),
             ("vpc", None),
+            ("vdi", None),
         ] {
             let target = folder
                 .path()

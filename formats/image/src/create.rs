@@ -8,6 +8,7 @@ use rehost_block::{Error, Result, StorageMut};
 use serde::Serialize;
 
 use crate::raw::RawTarget;
+use crate::vdi::VdiTarget;
 use crate::vhd::{self, DynamicTarget};
 use crate::vmdk::{Adapter, SparseTarget, StreamTarget};
 use crate::{Format, Target, qcow2};
@@ -145,6 +146,10 @@ pub fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn
         Format::Qcow2 => qcow2::create(spec, storage),
         Format::Vmdk => create_vmdk(spec, storage),
         Format::Vhd => create_vhd(spec, storage),
+        Format::Vdi => {
+            refuse_compression(spec, "VDIs")?;
+            Ok(Box::new(VdiTarget::create(storage, spec.size)?))
+        }
     }
 }
 

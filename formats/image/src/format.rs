@@ -6,7 +6,7 @@ use std::str::FromStr;
 use rehost_block::{Error, Result, Storage};
 use serde::Serialize;
 
-use crate::vhd;
+use crate::{vdi, vhd};
 
 /// First bytes of a VMDK: a sparse extent, a descriptor, and the two kinds of extent that are
 /// recognised to be refused by name (COWD, seSparse).
@@ -29,6 +29,8 @@ pub enum Format {
     Vmdk,
     /// Microsoft virtual hard disk, version 1 (`vpc` for QEMU).
     Vhd,
+    /// VirtualBox disk image.
+    Vdi,
 }
 
 impl Format {
@@ -40,6 +42,7 @@ impl Format {
             Self::Qcow2 => "qcow2",
             Self::Vmdk => "vmdk",
             Self::Vhd => "vhd",
+            Self::Vdi => "vdi",
         }
     }
 
@@ -58,6 +61,8 @@ impl Format {
             Self::Qcow2
         } else if VMDK_MAGICS.iter().any(|magic| head.starts_with(magic)) {
             Self::Vmdk
+        } else if vdi::is_vdi(head) {
+            Self::Vdi
         } else if head.starts_with(vhd::COOKIE) || vhd::is_fixed(storage) {
             Self::Vhd
         } else {
@@ -81,8 +86,9 @@ impl FromStr for Format {
             "qcow2" => Ok(Self::Qcow2),
             "vmdk" => Ok(Self::Vmdk),
             "vhd" | "vpc" => Ok(Self::Vhd),
+            "vdi" => Ok(Self::Vdi),
             _ => Err(Error::usage(format!("unknown format {name:?}"))
-                .hint("known formats: raw, qcow2, vmdk, vhd")),
+                .hint("known formats: raw, qcow2, vmdk, vhd, vdi")),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rehost_block::{Chain, Disk, Error, File, Layer, Opener, Result, Storage, StorageDisk};
 use serde::Serialize;
 
-use crate::{Format, Qcow2Details, VhdDetails, VmdkDetails, qcow2, vhd, vmdk};
+use crate::{Format, Qcow2Details, VdiDetails, VhdDetails, VmdkDetails, qcow2, vdi, vhd, vmdk};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
@@ -62,6 +62,8 @@ pub enum Details {
     Vmdk(VmdkDetails),
     /// Of a VHD.
     Vhd(VhdDetails),
+    /// Of a VDI.
+    Vdi(VdiDetails),
 }
 
 /// One file of a chain on its way to be opened: what each format's `open` takes.
@@ -219,6 +221,7 @@ fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
         Format::Qcow2 => qcow2::open(opening),
         Format::Vmdk => vmdk::open(opening),
         Format::Vhd => vhd::open(opening),
+        Format::Vdi => vdi::open(opening),
     }
 }
 

@@ -20,6 +20,7 @@ mod image;
 mod qcow2;
 mod raw;
 mod target;
+mod vdi;
 mod vhd;
 mod vmdk;
 
@@ -28,5 +29,6 @@ pub use format::Format;
 pub use image::{Backing, Details, Image, LayerDescription};
 pub use qcow2::Qcow2Details;
 pub use target::{Order, Payload, Target, Written};
+pub use vdi::VdiDetails;
 pub use vhd::VhdDetails;
 pub use vmdk::{Adapter, VmdkDetails};

@@ -1,0 +1,145 @@
+//! A VDI's answer to *where is this guest byte?*
+
+use std::sync::Arc;
+
+use rehost_block::{Error, Layer, Located, Result, Run, Storage};
+use serde::Serialize;
+
+use super::header::{Header, ImageType};
+use crate::Format;
+use crate::image::{Details, LayerDescription, OpenedLayer, Opening};
+
+/// From here on a map entry means a block that is not stored: `0xfffffffe` is one of zeroes,
+/// `0xffffffff` one that was never written, which reads as zeroes where there is no parent.
+pub(super) const ZERO: u32 = 0xffff_fffe;
+
+/// What a VDI's header says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VdiDetails {
+    /// `dynamic` or `static`.
+    pub image_type: &'static str,
+    /// The disk's UUID.
+    pub uuid: String,
+    /// Blocks that are stored.
+    pub blocks_stored: u64,
+}
+
+/// An opened image.
+#[derive(Debug)]
+struct Vdi {
+    storage: Arc<dyn Storage>,
+    file_size: u64,
+    header: Header,
+    map: Vec<u32>,
+}
+
+/// Opens one image of a chain.
+///
+/// # Errors
+/// As [`Header::read`].
+pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
+    let storage = &opening.storage;
+    let header = Header::read(&**storage)?;
+    // The header compared its length with the file's.
+    let len = usize::try_from(header.entries.saturating_mul(4))
+        .map_err(|_| Error::unsupported("block map exceeds this machine's memory"))?;
+    let mut bytes = vec![0; len];
+    storage.read_at(&mut bytes, header.map)?;
+    let (words, _) = bytes.as_chunks::<4>();
+    let map: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let stored = map.iter().filter(|entry| **entry < ZERO).count();
+    let description = LayerDescription {
+        path: opening.path.to_owned(),
+        format: Format::Vdi,
+        sniffed: false,
+        virtual_size: header.disk_size,
+        file_size: storage.size(),
+        unit: Some(header.block.get()),
+        compression: None,
+        backing: None,
+        details: Details::Vdi(VdiDetails {
+            image_type: match header.image_type {
+                ImageType::Dynamic => "dynamic",
+                ImageType::Static => "static",
+            },
+            uuid: uuid::Uuid::from_bytes_le(header.uuid).to_string(),
+            blocks_stored: u64::try_from(stored).unwrap_or(u64::MAX),
+        }),
+    };
+    Ok(OpenedLayer {
+        layer: Arc::new(Vdi {
+            storage: Arc::clone(storage),
+            file_size: storage.size(),
+            header,
+            map,
+        }),
+        description,
+        files: Vec::new(),
+    })
+}
+
+impl Vdi {
+    /// Where block `index` is in the file; nothing when it is not stored.
+    fn place(&self, index: u64) -> Option<u64> {
+        let entry = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.map.get(index))
+            .filter(|entry| **entry < ZERO)?;
+        let stride = self.header.block.get().saturating_add(self.header.extra);
+        let start = u64::from(*entry).saturating_mul(stride);
+        Some(
+            start
+                .saturating_add(self.header.data)
+                .saturating_add(self.header.extra),
+        )
+    }
+}
+
+impl Layer for Vdi {
+    fn size(&self) -> u64 {
+        self.header.disk_size
+    }
+
+    fn locate(&self, offset: u64, want: u64) -> Result<Located> {
+        let left = self.header.disk_size.saturating_sub(offset);
+        if left == 0 {
+            return Ok(Located::new(Run::End, 0));
+        }
+        let want = want.min(left);
+        let block = self.header.block.get();
+        let (index, within) = (offset / self.header.block, offset % self.header.block);
+        let first = self.place(index);
+        let mut count = 1u64;
+        // Ends because `count` grows every round and `want` is finite.
+        while count.saturating_mul(block).saturating_sub(within) < want {
+            let follows = first.map(|at| at.saturating_add(count.saturating_mul(block)));
+            if self.place(index.saturating_add(count)) != follows {
+                break;
+            }
+            count = count.saturating_add(1);
+        }
+        let len = count.saturating_mul(block).saturating_sub(within).min(want);
+        let Some(at) = first.map(|at| at.saturating_add(within)) else {
+            return Ok(Located::new(Run::Zero, len));
+        };
+        // A truncated file is never read as zeroes; whole sectors before its end can be had.
+        let there = self.file_size.saturating_sub(at);
+        let len = if there >= len { len } else { there & !511 };
+        if len == 0 {
+            return Err(Error::corrupt("block lies past the end of the file")
+                .in_structure("block map")
+                .in_file(self.storage.name())
+                .at(self.header.map.saturating_add(index.saturating_mul(4)))
+                .mismatch(
+                    format!("an end of at most {}", self.file_size),
+                    at.saturating_add(1),
+                )
+                .hint("the file is truncated or damaged: copy it again from its origin"));
+        }
+        let run = Run::At {
+            storage: Arc::clone(&self.storage),
+            offset: at,
+        };
+        Ok(Located::new(run, len))
+    }
+}
