@@ -188,7 +188,12 @@ fn find(opening: &Opening<'_>, names: &[String]) -> Result<(PathBuf, Opened)> {
         .iter()
         .map(String::as_str)
         .filter(|name| !is_foreign(name));
-    let last = names.iter().filter_map(|name| name.rsplit('/').next());
+    // A child in another folder may have its parent's name: it is not its own parent.
+    let own = opening.path.file_name();
+    let last = names
+        .iter()
+        .filter_map(|name| name.rsplit('/').next())
+        .filter(|name| own.is_none_or(|own| own != *name));
     let mut refused: Option<Error> = None;
     for name in whole.chain(last) {
         match opening.opener.open(Path::new(name), opening.path) {

@@ -150,6 +150,11 @@ fn a_missing_parent_is_an_error() {
     assert_eq!(error.kind(), Kind::Io, "{error}");
     assert!(error.to_string().contains("base.vhd"), "{error}");
 
+    let (_folder, path, _) = chain(VhdKind::Fixed, &[(b"W2ru", wide("..\\gone\\top.vhd"))]);
+    let error = refused(&path);
+    assert_eq!(error.kind(), Kind::Io, "{error}");
+    assert!(error.to_string().contains("gone/top.vhd"), "{error}");
+
     let (_folder, path, _) = chain(VhdKind::Fixed, &[]);
     let error = refused(&path);
     assert_eq!(error.kind(), Kind::Corrupt, "{error}");
