@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::raw::RawTarget;
 use crate::vdi::VdiTarget;
 use crate::vhd::{self, DynamicTarget};
+use crate::vhdx::VhdxTarget;
 use crate::vmdk::{Adapter, SparseTarget, StreamTarget};
 use crate::{Format, Target, qcow2};
 
@@ -105,6 +106,12 @@ pub struct TargetSpec {
     pub compression: Option<Compression>,
     /// Bytes per qcow2 cluster, a power of two from 512 to 2 MiB; 64 KiB when not given.
     pub cluster_size: Option<u32>,
+    /// Bytes per VHDX block, a power of two from 1 MiB to 256 MiB; 1 MiB when not given. Other
+    /// formats do not look at it.
+    pub block_size: Option<u32>,
+    /// Bytes per logical sector of a VHDX, 512 or 4096; 512 when not given. Other formats do not
+    /// look at it.
+    pub sector_size: Option<u32>,
     /// The kind of VMDK. Other formats do not look at it.
     pub vmdk: VmdkKind,
     /// The controller that a VMDK says it hangs on. Other formats do not look at it.
@@ -124,6 +131,8 @@ impl TargetSpec {
             size,
             compression: None,
             cluster_size: None,
+            block_size: None,
+            sector_size: None,
             vmdk: VmdkKind::default(),
             adapter: Adapter::default(),
             vhd: VhdKind::default(),
@@ -149,6 +158,11 @@ pub fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn
         Format::Vdi => {
             refuse_compression(spec, "VDIs")?;
             Ok(Box::new(VdiTarget::create(storage, spec.size)?))
+        }
+        Format::Vhdx => {
+            refuse_compression(spec, "VHDX images")?;
+            let target = VhdxTarget::create(storage, spec.size, spec.block_size, spec.sector_size)?;
+            Ok(Box::new(target))
         }
     }
 }

@@ -31,6 +31,8 @@ pub enum Format {
     Vhd,
     /// VirtualBox disk image.
     Vdi,
+    /// Hyper-V virtual disk, version 2: `.vhdx`, and `.avhdx` for checkpoints.
+    Vhdx,
 }
 
 impl Format {
@@ -43,6 +45,7 @@ impl Format {
             Self::Vmdk => "vmdk",
             Self::Vhd => "vhd",
             Self::Vdi => "vdi",
+            Self::Vhdx => "vhdx",
         }
     }
 
@@ -61,6 +64,8 @@ impl Format {
             Self::Qcow2
         } else if VMDK_MAGICS.iter().any(|magic| head.starts_with(magic)) {
             Self::Vmdk
+        } else if head.starts_with(b"vhdxfile") {
+            Self::Vhdx
         } else if vdi::is_vdi(head) {
             Self::Vdi
         } else if head.starts_with(vhd::COOKIE) || vhd::is_fixed(storage) {
@@ -87,8 +92,9 @@ impl FromStr for Format {
             "vmdk" => Ok(Self::Vmdk),
             "vhd" | "vpc" => Ok(Self::Vhd),
             "vdi" => Ok(Self::Vdi),
+            "vhdx" | "avhdx" => Ok(Self::Vhdx),
             _ => Err(Error::usage(format!("unknown format {name:?}"))
-                .hint("known formats: raw, qcow2, vmdk, vhd, vdi")),
+                .hint("known formats: raw, qcow2, vmdk, vhd, vhdx, vdi")),
         }
     }
 }

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use rehost_block::{Chain, Disk, Error, File, Layer, Opener, Result, Storage, StorageDisk};
 use serde::Serialize;
 
-use crate::{Format, Qcow2Details, VdiDetails, VhdDetails, VmdkDetails, qcow2, vdi, vhd, vmdk};
+use crate::{
+    Format, Qcow2Details, VdiDetails, VhdDetails, VhdxDetails, VmdkDetails, qcow2, vdi, vhd, vhdx,
+    vmdk,
+};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
@@ -64,6 +67,8 @@ pub enum Details {
     Vhd(VhdDetails),
     /// Of a VDI.
     Vdi(VdiDetails),
+    /// Of a VHDX.
+    Vhdx(VhdxDetails),
 }
 
 /// One file of a chain on its way to be opened: what each format's `open` takes.
@@ -222,6 +227,7 @@ fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
         Format::Vmdk => vmdk::open(opening),
         Format::Vhd => vhd::open(opening),
         Format::Vdi => vdi::open(opening),
+        Format::Vhdx => vhdx::open(opening),
     }
 }
 

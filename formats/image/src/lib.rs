@@ -22,6 +22,7 @@ mod raw;
 mod target;
 mod vdi;
 mod vhd;
+mod vhdx;
 mod vmdk;
 
 pub use create::{Compression, TargetSpec, VhdKind, VmdkKind, create};
@@ -31,4 +32,5 @@ pub use qcow2::Qcow2Details;
 pub use target::{Order, Payload, Target, Written};
 pub use vdi::VdiDetails;
 pub use vhd::VhdDetails;
+pub use vhdx::{VhdxDetails, VhdxKind};
 pub use vmdk::{Adapter, VmdkDetails};

@@ -1,0 +1,152 @@
+//! Opening a VHDX: header, log, regions, metadata, and the check that the parent is the right one.
+//!
+//! \[MS-VHDX\] §2.3: nothing but the headers may be read before the log is replayed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rehost_block::{Error, Kind, Opened, Result};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::header::Header;
+use super::layer::{Absent, Vhdx};
+use super::locator::Locator;
+use super::log;
+use super::metadata::Metadata;
+use super::region::Regions;
+use super::{MIB, Taken};
+use crate::Format;
+use crate::image::{Backing, Details, LayerDescription, OpenedLayer, Opening};
+
+/// The kinds of VHDX.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VhdxKind {
+    /// All blocks are in the file.
+    Fixed,
+    /// Blocks come as they are written.
+    Dynamic,
+    /// What differs from a parent.
+    Differencing,
+}
+
+/// What a VHDX says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VhdxDetails {
+    /// Fixed, dynamic or differencing.
+    pub kind: VhdxKind,
+    /// Bytes per sector that the guest sees.
+    pub logical_sector: u32,
+    /// Bytes per sector of the disk that it stands for.
+    pub physical_sector: u32,
+    /// The disk's identity, as SCSI inquiry page 83 gives it.
+    pub disk_id: Uuid,
+    /// `DataWriteGuid`, which changes with the content.
+    pub data_write_guid: Uuid,
+    /// Log entries that had to be replayed, in memory: more than 0 after a crash.
+    pub replayed: usize,
+}
+
+/// Opens one image of a chain.
+///
+/// # Errors
+/// Usage when the opener refuses the parent; Io when it cannot be opened; Unsupported and Corrupt
+/// by name, structure and offset.
+pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
+    let file = &opening.storage;
+    let header = Header::read(&**file)?;
+    let (patched, replayed) = log::replay(Arc::clone(file), &header)?;
+    let patched = Arc::new(patched);
+    let mut taken = vec![
+        Taken::new("headers", 0, MIB),
+        Taken::new("log", header.log_offset, header.log_len),
+    ];
+    let regions = Regions::read(&*patched, &mut taken)?;
+    let metadata = Metadata::read(&*patched, regions.metadata)?;
+    let geometry = metadata.geometry;
+    let needed = geometry
+        .entries(metadata.parent.is_some())
+        .saturating_mul(8);
+    if regions.bat.len < needed {
+        return Err(Error::corrupt("is too short for the disk")
+            .in_structure("block allocation table")
+            .at(regions.bat.offset)
+            .mismatch(format!("at least {needed} bytes"), regions.bat.len));
+    }
+    let backing = match &metadata.parent {
+        None => None,
+        Some(parent) => Some(check_parent(opening, parent)?),
+    };
+    let (absent, kind) = match (&backing, metadata.leave_allocated) {
+        (Some(_), _) => (Absent::Below, VhdxKind::Differencing),
+        (None, true) => (Absent::Zero, VhdxKind::Fixed),
+        (None, false) => (Absent::Zero, VhdxKind::Dynamic),
+    };
+    Ok(OpenedLayer {
+        description: LayerDescription {
+            path: opening.path.to_owned(),
+            format: Format::Vhdx,
+            sniffed: false,
+            virtual_size: geometry.size,
+            file_size: file.size(),
+            unit: Some(geometry.block.get()),
+            compression: None,
+            backing,
+            details: Details::Vhdx(VhdxDetails {
+                kind,
+                logical_sector: u32::try_from(geometry.sector.get()).unwrap_or(u32::MAX),
+                physical_sector: metadata.physical_sector,
+                disk_id: metadata.disk_id,
+                data_write_guid: header.data_write,
+                replayed,
+            }),
+        },
+        layer: Arc::new(Vhdx::new(
+            Arc::clone(file),
+            patched,
+            geometry,
+            regions.bat.offset,
+            absent,
+            taken,
+        )),
+        files: Vec::new(),
+    })
+}
+
+/// Finds the parent and compares its `DataWriteGuid` with what the child remembers.
+fn check_parent(opening: &Opening<'_>, parent: &Locator) -> Result<Backing> {
+    let (name, opened) = find_parent(opening, parent)?;
+    let header = Header::read(&*opened.storage).map_err(|error| error.in_file(&opened.path))?;
+    if !parent.linkages.contains(&header.data_write) {
+        let expected: Vec<String> = parent.linkages.iter().map(Uuid::to_string).collect();
+        return Err(Error::corrupt(format!(
+            "parent {} was changed after this disk was made from it",
+            opened.path.display()
+        ))
+        .in_structure("parent locator")
+        .mismatch(
+            format!("data write GUID {}", expected.join(" or ")),
+            header.data_write,
+        )
+        .hint("restore the parent as it was: with another one the data would be wrong"));
+    }
+    Ok(Backing {
+        name,
+        format: Some(Format::Vhdx),
+    })
+}
+
+/// Opens the parent by the first of its paths that exists.
+fn find_parent(opening: &Opening<'_>, parent: &Locator) -> Result<(PathBuf, Opened)> {
+    let mut missing = None;
+    for path in &parent.paths {
+        match opening.opener.open(path, opening.path) {
+            Ok(opened) => return Ok((path.clone(), opened)),
+            // A parent that is there and not allowed is the user's decision, not another path's.
+            Err(error) if error.kind() != Kind::Io => return Err(error),
+            Err(error) => missing = missing.or(Some(error)),
+        }
+    }
+    Err(missing.unwrap_or_else(|| Error::internal("a parent locator without a path")))
+}

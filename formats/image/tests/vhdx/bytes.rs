@@ -1,0 +1,66 @@
+//! A VHDX in memory, and the tools to change its fields as another program would.
+
+use std::sync::Arc;
+
+use rehost_block::{Memory, is_zero};
+use rehost_image::{Format, TargetSpec, create};
+
+/// Where our own writer puts things; the fields' offsets are those of the standard.
+pub(crate) const HEADERS: [usize; 2] = [64 << 10, 128 << 10];
+pub(crate) const TABLES: [usize; 2] = [192 << 10, 256 << 10];
+pub(crate) const LOG: usize = 1 << 20;
+pub(crate) const METADATA: usize = 2 << 20;
+pub(crate) const ITEMS: usize = METADATA + (64 << 10);
+pub(crate) const BAT: usize = 3 << 20;
+pub(crate) const BLOCK: usize = 1 << 20;
+
+pub(crate) fn spec(size: usize) -> TargetSpec {
+    TargetSpec::new(Format::Vhdx, size as u64, "disk.vhdx")
+}
+
+/// A published image of `disk`, written `step` bytes at a time, zeroes left out.
+pub(crate) fn image_of(disk: &[u8], spec: &TargetSpec) -> Vec<u8> {
+    let memory = Arc::new(Memory::new("disk.vhdx", Vec::new()));
+    let target = create(spec, memory.clone()).unwrap();
+    let step = 64 << 10;
+    for (nth, piece) in disk.chunks(step).enumerate() {
+        if !is_zero(piece) {
+            let offset = (nth * step) as u64;
+            let payload = target.pack(offset, piece).unwrap();
+            target.put(offset, payload).unwrap();
+        }
+    }
+    target.publish().unwrap();
+    memory.to_vec()
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// Makes the checksum of the structure of `len` bytes at `at` right again.
+pub(crate) fn seal(bytes: &mut [u8], at: usize, len: usize) {
+    put(bytes, at + 4, &[0; 4]);
+    let sum = crc32c::crc32c(&bytes[at..at + len]);
+    put(bytes, at + 4, &sum.to_le_bytes());
+}
+
+/// Changes both headers.
+pub(crate) fn headers(bytes: &mut [u8], field: usize, value: &[u8]) {
+    for at in HEADERS {
+        put(bytes, at + field, value);
+        seal(bytes, at, 4096);
+    }
+}
+
+/// Changes both region tables.
+pub(crate) fn regions(bytes: &mut [u8], field: usize, value: &[u8]) {
+    for at in TABLES {
+        put(bytes, at + field, value);
+        seal(bytes, at, 64 << 10);
+    }
+}

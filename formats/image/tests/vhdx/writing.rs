@@ -1,0 +1,238 @@
+//! VHDX written here: qemu-img finds the same content in them and nothing to repair.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use rehost_block::{File, Kind, Memory, SameFolder, is_zero};
+use rehost_image::{Compression, Details, Format, Image, Payload, TargetSpec, Written, create};
+
+use crate::bytes::{BAT, HEADERS, METADATA, image_of, spec, u64_at};
+use crate::judge::{assert_content, have, noise, patchwork, qemu_content, run, text};
+
+/// Writes `disk` as the copy engine does, `step` bytes at a time, units of zeroes left out.
+fn write(path: &Path, spec: &TargetSpec, disk: &[u8], step: usize) -> Written {
+    let storage = Arc::new(File::create_new(path).unwrap());
+    let target = create(spec, storage).unwrap();
+    for (nth, piece) in disk.chunks(step).enumerate() {
+        if !is_zero(piece) {
+            let offset = (nth * step) as u64;
+            let payload = target.pack(offset, piece).unwrap();
+            target.put(offset, payload).unwrap();
+        }
+    }
+    target.publish().unwrap()
+}
+
+fn judge(folder: &Path, name: &str, disk: &[u8]) {
+    assert_content(&folder.join(name), disk, name);
+    run(folder, "qemu-img", &["check", "-f", "vhdx", name]);
+    assert!(
+        qemu_content(folder, name) == disk,
+        "{name}: qemu-img reads something else"
+    );
+}
+
+#[test]
+fn qemu_img_reads_what_is_written() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (nth, disk) in [
+        patchwork((7 << 20) + 512),
+        vec![0; 512],
+        text(1, 512),
+        vec![0; 40 << 20],
+        noise(2, 65_536 + 512),
+        [vec![0; 64 << 20], noise(3, 4096)].concat(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        for (block, step) in [
+            (None, 64 << 10),
+            (Some(1 << 20), 4 << 20),
+            (Some(8 << 20), 192 << 10),
+        ] {
+            let name = format!("{nth} {block:?}.vhdx");
+            let path = folder.path().join(&name);
+            let mut spec = spec(disk.len());
+            spec.block_size = block;
+            let written = write(&path, &spec, disk, step);
+            assert_eq!(written.file_bytes, fs::metadata(&path).unwrap().len());
+            assert_eq!(written.file_bytes % (1 << 20), 0);
+            judge(folder.path(), &name, disk);
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10))]
+    #[test]
+    fn any_pattern_survives(
+        sectors in 1usize..9000,
+        block in 20u32..25,
+        writes in prop::collection::vec((any::<prop::sample::Index>(), 1usize..200_000, 1u64..99), 0..12),
+    ) {
+        if have(&["qemu-img"]) {
+            let mut disk = vec![0; sectors * 512];
+            for (place, len, seed) in writes {
+                let at = place.index(disk.len());
+                let end = disk.len().min(at + len);
+                disk[at..end].copy_from_slice(&noise(seed, end - at));
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let mut spec = spec(disk.len());
+            spec.block_size = Some(1 << block);
+            write(&folder.path().join("disk.vhdx"), &spec, &disk, 192 << 10);
+            judge(folder.path(), "disk.vhdx", &disk);
+        }
+    }
+}
+
+#[test]
+fn blocks_of_later_chunks_have_their_entries_where_qemu_looks_for_them() {
+    if !have(&["qemu-img", "qemu-io"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for block in [1u32 << 20, 64 << 20] {
+        let name = format!("{block}.vhdx");
+        let mut spec = spec(9 << 30);
+        spec.block_size = Some(block);
+        let storage = Arc::new(File::create_new(folder.path().join(&name)).unwrap());
+        let target = create(&spec, storage).unwrap();
+        // Chunks are 4 GiB.
+        let places = [(4u64 << 30) - (64 << 10), 4 << 30, (8 << 30) + (1 << 20), 0];
+        let mut args = vec!["-r".to_owned(), "-f".to_owned(), "vhdx".to_owned()];
+        for (byte, at) in (1..).zip(places) {
+            target
+                .put(at, Payload::Plain(&vec![byte; 64 << 10]))
+                .unwrap();
+            args.extend(["-c".to_owned(), format!("read -P {byte} {at} 64k")]);
+        }
+        for at in ["64k", "3G", "4194368k", "8G"] {
+            args.extend(["-c".to_owned(), format!("read -P 0 {at} 1M")]);
+        }
+        target.publish().unwrap();
+        args.push(name.clone());
+        let said = run(folder.path(), "qemu-io", &args);
+        let said = String::from_utf8_lossy(&said);
+        assert!(!said.contains("verification failed"), "{said}");
+        run(folder.path(), "qemu-img", &["check", "-f", "vhdx", &name]);
+    }
+}
+
+#[test]
+fn sectors_of_4096_bytes_round_the_size_up() {
+    let disk = patchwork((5 << 20) + 512);
+    let mut spec = spec(disk.len());
+    spec.sector_size = Some(4096);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("4k.vhdx");
+    fs::write(&path, image_of(&disk, &spec)).unwrap();
+    let mut expected = disk.clone();
+    expected.resize(disk.len().next_multiple_of(4096), 0);
+    let image = assert_content(&path, &expected, "4096");
+    let Details::Vhdx(details) = &image.layers()[0].details else {
+        panic!("{:?}", image.layers());
+    };
+    assert_eq!(
+        (details.logical_sector, details.physical_sector),
+        (4096, 4096)
+    );
+}
+
+#[test]
+fn the_structures_are_what_hyper_v_wants() {
+    let bytes = image_of(&patchwork(4 << 20), &spec(4 << 20));
+    assert_eq!(&bytes[..8], b"vhdxfile");
+    let [first, second] = HEADERS;
+    assert_ne!(u64_at(&bytes, first + 8), u64_at(&bytes, second + 8));
+    for at in HEADERS {
+        assert_eq!(&bytes[at..at + 4], b"head");
+        assert!(is_zero(&bytes[at + 48..at + 64]), "log GUID");
+        assert!(!is_zero(&bytes[at + 32..at + 48]), "data write GUID");
+        assert_eq!(&bytes[at + 66..at + 68], [1, 0]);
+    }
+    // Log and page 83 identity are there, and the log is empty.
+    assert!(is_zero(&bytes[1 << 20..2 << 20]));
+    let identity = METADATA + (64 << 10) + 16;
+    assert!(!is_zero(&bytes[identity..identity + 16]));
+    // Only states of the standard, only whole MiB.
+    for nth in 0..5 {
+        let entry = u64_at(&bytes, BAT + nth * 8);
+        assert!(entry == 0 || entry & 0xf_ffff == 6, "{entry:x}");
+    }
+    let other = image_of(&patchwork(4 << 20), &spec(4 << 20));
+    assert_ne!(
+        bytes[identity..identity + 16],
+        other[identity..identity + 16]
+    );
+}
+
+#[test]
+fn an_unpublished_file_is_no_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.vhdx");
+    let storage = Arc::new(File::create_new(&path).unwrap());
+    let target = create(&spec(1 << 20), storage).unwrap();
+    target.put(0, Payload::Plain(&text(1, 1 << 20))).unwrap();
+    drop(target);
+    let error = Image::open(&path, Some(Format::Vhdx), &SameFolder).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    assert!(error.to_string().contains("never finished"), "{error}");
+    let image = Image::open(&path, None, &SameFolder).unwrap();
+    assert_eq!(image.format(), Format::Raw);
+}
+
+#[test]
+fn a_write_that_fails_leaves_no_image() {
+    for writes in 0..12 {
+        let memory =
+            rehost_block::doubles::Faulty::after(Memory::new("disk.vhdx", Vec::new()), writes);
+        let storage = Arc::new(memory);
+        let done = create(&spec(2 << 20), storage.clone()).and_then(|target| {
+            target.put(0, Payload::Plain(&text(1, 2 << 20)))?;
+            target.publish()
+        });
+        let bytes = storage.inner().to_vec();
+        assert_eq!(
+            done.is_ok(),
+            bytes.starts_with(b"vhdxfile"),
+            "{writes} writes"
+        );
+    }
+}
+
+#[test]
+fn what_a_vhdx_cannot_be_is_refused() {
+    let memory = || Arc::new(Memory::new("x.vhdx", Vec::new()));
+    type Change = fn(&mut TargetSpec);
+    let cases: [(&str, Change); 7] = [
+        ("cannot be compressed", |spec| {
+            spec.compression = Some(Compression::Zlib(6))
+        }),
+        ("block size", |spec| spec.block_size = Some(3 << 20)),
+        ("block size", |spec| spec.block_size = Some(1 << 19)),
+        ("block size", |spec| spec.block_size = Some(1 << 29)),
+        ("sector size", |spec| spec.sector_size = Some(520)),
+        ("size cannot be", |spec| spec.size = 0),
+        ("size cannot be", |spec| spec.size = (64 << 40) + 1),
+    ];
+    for (named, change) in cases {
+        let mut spec = spec(4096);
+        change(&mut spec);
+        let error = create(&spec, memory()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains(named), "{error}");
+    }
+    let target = create(&spec(64 << 10), memory()).unwrap();
+    for (at, len) in [(64 << 10, 512), (512, 512), (0, (64 << 10) + 512)] {
+        let error = target.put(at, Payload::Plain(&vec![1; len])).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+    }
+}
