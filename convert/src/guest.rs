@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{AllowedFolders, Disk, Error, Result};
-use rehost_image::{Format, Image};
+use rehost_image::{Format, Image, LayerDescription};
 use rehost_inspect::{Guest, Options};
 
 use crate::source::vmx::{self, Vm};
@@ -72,6 +72,16 @@ pub fn open_image(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) 
 
 fn opener(allow_paths: &[PathBuf]) -> Result<AllowedFolders> {
     AllowedFolders::new(allow_paths.iter().cloned())
+}
+
+/// How the format of `layer` is known, when nobody named it.
+#[must_use]
+pub fn evidence(layer: &LayerDescription) -> Option<&'static str> {
+    match (layer.sniffed, layer.format) {
+        (false, _) => None,
+        (true, Format::Raw) => Some("it has no known signature"),
+        (true, _) => Some("told by its signature"),
+    }
 }
 
 /// Looks inside the guest on `disks`.

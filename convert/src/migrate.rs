@@ -18,7 +18,7 @@ use rehost_inspect::Guest;
 use rehost_inspect::model::GuestSystem;
 
 use crate::edit::{Edited, cards, edit, plan};
-use crate::guest::{OpenedVm, is_vmx, look, open_image};
+use crate::guest::{OpenedVm, evidence, is_vmx, look, open_image};
 use crate::interrupt;
 use crate::proof::{Booting, Proof, prove};
 use crate::report::{Ending, Report, SourceDisk, Step, WrittenDisk};
@@ -174,10 +174,13 @@ impl Run<'_> {
                 image.format(),
                 bytes(image.size())
             ));
-            for layer in image.layers().iter().filter(|layer| layer.sniffed) {
+            for layer in image.layers() {
+                let Some(evidence) = evidence(layer) else {
+                    continue;
+                };
                 self.report.decided(
                     format!("{} is read as {}", layer.path.display(), layer.format),
-                    "its first bytes",
+                    evidence,
                 );
             }
             self.report.sources.push(SourceDisk {

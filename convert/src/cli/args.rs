@@ -73,7 +73,7 @@ pub enum Command {
 /// Options of every command that opens an image.
 #[derive(Debug, Clone, Args)]
 pub struct Opening {
-    /// The image's format; without it, the first bytes decide
+    /// The image's format; without it, its signature decides
     #[arg(id = "from", long = "from", value_name = "FORMAT")]
     pub format: Option<Format>,
 
@@ -177,10 +177,10 @@ pub struct Compare {
     /// The other
     #[arg(value_hint = ValueHint::FilePath)]
     pub right: PathBuf,
-    /// The first image's format; without it, the first bytes decide
+    /// The first image's format; without it, its signature decides
     #[arg(long, value_name = "FORMAT")]
     pub left_format: Option<Format>,
-    /// The second image's format; without it, the first bytes decide
+    /// The second image's format; without it, its signature decides
     #[arg(long, value_name = "FORMAT")]
     pub right_format: Option<Format>,
     /// Also open files named by the images below this folder (may be repeated)

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::{self, Convert};
 use super::{Answer, loudness, output};
-use crate::guest::open_image;
+use crate::guest::{evidence, open_image};
 use crate::interrupt;
 use crate::unfinished::Existing;
 use crate::voice::{Voice, bytes};
@@ -32,11 +32,8 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
     let image = open_image(&args.source, args.opening.format, &args.opening.allow_paths)?;
     let writing = writing(&args.writing, &args.target, image.files())?;
     let to = writing.format;
-    let told = if image.sniffed() {
-        ", told by its first bytes"
-    } else {
-        ""
-    };
+    let told = image.layers().first().and_then(evidence);
+    let told = told.map_or(String::new(), |told| format!(", {told}"));
     voice.step(format_args!(
         "Copying {} ({}{told}, {}) to {} ({to}).",
         args.source.display(),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::args::ImageCommand;
 use super::{Answer, output};
-use crate::guest::open_image;
+use crate::guest::{evidence, open_image};
 use crate::voice::bytes;
 
 /// The result as JSON.
@@ -36,11 +36,7 @@ fn print(image: &Image) -> Result<()> {
             output::line("")?;
         }
         output::line(format_args!("image:        {}", layer.path.display()))?;
-        let how = if layer.sniffed {
-            " (told by its first bytes)"
-        } else {
-            ""
-        };
+        let how = evidence(layer).map_or(String::new(), |how| format!(" ({how})"));
         output::line(format_args!("format:       {}{how}", layer.format))?;
         output::line(format_args!(
             "virtual size: {} ({} bytes)",
