@@ -39,6 +39,7 @@ fn every_pair_of_formats_converts_and_qemu_img_agrees() {
         ("vmdk", "c.vmdk".into()),
         ("vpc", "d.vhd".into()),
         ("vdi", "e.vdi".into()),
+        ("vhdx", "f.vhdx".into()),
     ];
     for (format, name) in &sources[1..] {
         let path = folder.path().join(name);
@@ -62,6 +63,7 @@ fn every_pair_of_formats_converts_and_qemu_img_agrees() {
             ("vmdk", Some("zlib:1")),
             ("vpc", None),
             ("vdi", None),
+            ("vhdx", None),
         ] {
             let target = folder
                 .path()
