@@ -500,3 +500,70 @@ fn a_link_in_the_target_folder_leads_no_copied_file_elsewhere() {
     .exits(0);
     assert_eq!(fs::read(target.join("out/deep/file")).unwrap(), b"planted");
 }
+
+#[test]
+fn an_image_that_is_served_reads_the_same_and_stays_as_it_is() {
+    if !have("qemu-img") || !have("qemu-io") || !have("nbdinfo") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("a.raw");
+    sample_raw(&raw, SIZE);
+    let image = folder.path().join("a.vmdk");
+    judge(
+        Command::new("qemu-img")
+            .args(["convert", "-O", "vmdk"])
+            .arg(&raw)
+            .arg(&image),
+    );
+    let before = hash(&image);
+    let socket = folder.path().join("nbd.sock");
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    for overlay in [false, true] {
+        let mut command = rehost();
+        command
+            .arg("serve")
+            .arg(&image)
+            .arg("--socket")
+            .arg(&socket);
+        if overlay {
+            command.arg("--overlay");
+        }
+        let mut server = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while !socket.exists() && server.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        judge(Command::new("nbdinfo").arg(&uri));
+        judge(
+            Command::new("qemu-img")
+                .args(["compare", "-f", "raw", "-F", "raw"])
+                .arg(&raw)
+                .arg(&uri),
+        );
+        let written = Command::new("qemu-io")
+            .args([
+                "-f",
+                "raw",
+                "-c",
+                "write -P 7 0 64k",
+                "-c",
+                "read -P 7 0 64k",
+            ])
+            .arg(&uri)
+            .output()
+            .unwrap();
+        assert_eq!(written.status.success(), overlay, "{written:?}");
+        judge(
+            Command::new("kill")
+                .arg("-INT")
+                .arg(server.id().to_string()),
+        );
+        assert_eq!(server.wait().unwrap().code(), Some(0));
+        assert!(!socket.exists(), "the socket was left behind");
+    }
+    assert_eq!(hash(&image), before);
+}

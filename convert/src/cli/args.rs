@@ -54,6 +54,8 @@ pub enum Command {
     Inject(Inject),
     /// Boot an image on a throw-away overlay and say whether it reached the login prompt
     Verify(Verify),
+    /// Offer a disk image as a network block device (NBD) on a Unix socket
+    Serve(Serve),
     /// Print a shell completion script
     Completions {
         /// The shell it is for
@@ -366,6 +368,29 @@ pub struct Verify {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub booting: Booting,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  rehost serve disk.vmdk --socket /tmp/disk.sock &\n  nbdinfo 'nbd+unix:///?socket=/tmp/disk.sock'"
+)]
+pub struct Serve {
+    /// The disk image; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The socket to listen on; it is removed at the end
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Let clients write, to an overlay that is thrown away at the end
+    #[arg(long)]
+    pub overlay: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub opening: Opening,

@@ -12,6 +12,7 @@ mod map;
 mod migrate;
 mod output;
 mod reference;
+mod serve;
 mod verify;
 
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Cp(args) => cp::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Completions { shell } => reference::completions(shell),
         Command::Man { folder } => reference::man(&folder),
         Command::Reference => reference::markdown(),
