@@ -9,90 +9,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{Chain, Disk, Error, File, Layer, Opener, Result, Storage, StorageDisk};
-use serde::Serialize;
+use rehost_block::{Chain, Disk, Error, File, Opener, Result, Storage, StorageDisk};
 
-use crate::{
-    Format, Qcow2Details, VdiDetails, VhdDetails, VhdxDetails, VmdkDetails, qcow2, vdi, vhd, vhdx,
-    vmdk,
-};
+use crate::details::Details;
+use crate::layer::{LayerDescription, OpenedLayer, Opening};
+use crate::{Format, qcow2, vdi, vhd, vhdx, vmdk};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
-
-/// What is known of one image file: what `qemu-img info` would show.
-#[derive(Debug, Clone, Serialize)]
-pub struct LayerDescription {
-    /// The file, links followed.
-    pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
-    /// Whether the format was told apart by content, neither given nor named by the child.
-    pub sniffed: bool,
-    /// Guest-visible size in bytes.
-    pub virtual_size: u64,
-    /// Length of the file (and its extents or data file) in bytes.
-    pub file_size: u64,
-    /// Bytes per allocation unit (cluster, grain), where the format has one.
-    pub unit: Option<u64>,
-    /// The codec of compressed units, where the format allows them.
-    pub compression: Option<&'static str>,
-    /// The parent it names.
-    pub backing: Option<Backing>,
-    /// What only this format has.
-    pub details: Details,
-}
-
-/// A parent as its child names it.
-#[derive(Debug, Clone, Serialize)]
-pub struct Backing {
-    /// The name as written in the child.
-    pub name: PathBuf,
-    /// The format as written in the child; without it the parent's content decides.
-    pub format: Option<Format>,
-}
-
-/// What only one format has.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Details {
-    /// Raw images have nothing more to tell.
-    Raw,
-    /// Of a qcow2 image.
-    Qcow2(Qcow2Details),
-    /// Of a VMDK.
-    Vmdk(VmdkDetails),
-    /// Of a VHD.
-    Vhd(VhdDetails),
-    /// Of a VDI.
-    Vdi(VdiDetails),
-    /// Of a VHDX.
-    Vhdx(VhdxDetails),
-}
-
-/// One file of a chain on its way to be opened: what each format's `open` takes.
-#[derive(Debug)]
-pub(crate) struct Opening<'a> {
-    /// Where the file is.
-    pub(crate) path: &'a Path,
-    /// Its bytes.
-    pub(crate) storage: Arc<dyn Storage>,
-    /// The gate for every further file.
-    pub(crate) opener: &'a dyn Opener,
-}
-
-/// One opened file of a chain: what each format's `open` gives. The parent, where
-/// `description.backing` names one, is opened by [`Image`].
-#[derive(Debug)]
-pub(crate) struct OpenedLayer {
-    /// Where the guest bytes are.
-    pub(crate) layer: Arc<dyn Layer>,
-    /// `sniffed` is overwritten by [`Image`], which knows.
-    pub(crate) description: LayerDescription,
-    /// Files opened besides the image itself (extents, data file), parents excluded.
-    pub(crate) files: Vec<PathBuf>,
-}
 
 /// A disk image with its parents.
 #[derive(Debug)]

@@ -13,12 +13,16 @@
     )
 )]
 
+mod blocks;
 mod codec;
 mod create;
+mod details;
 mod format;
 mod image;
+mod layer;
 mod qcow2;
 mod raw;
+mod sniff;
 mod target;
 mod vdi;
 mod vhd;
@@ -26,11 +30,11 @@ mod vhdx;
 mod vmdk;
 
 pub use create::{Compression, TargetSpec, VhdKind, VmdkKind, create};
+pub use details::{
+    Details, Qcow2Details, VdiDetails, VhdDetails, VhdxDetails, VhdxKind, VmdkDetails,
+};
 pub use format::Format;
-pub use image::{Backing, Details, Image, LayerDescription};
-pub use qcow2::Qcow2Details;
+pub use image::Image;
+pub use layer::{Backing, LayerDescription};
 pub use target::{Order, Payload, Target, Written};
-pub use vdi::VdiDetails;
-pub use vhd::VhdDetails;
-pub use vhdx::{VhdxDetails, VhdxKind};
-pub use vmdk::{Adapter, VmdkDetails};
+pub use vmdk::Adapter;

@@ -26,35 +26,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Error, Result, Storage, StorageMut};
-use serde::Serialize;
 
-use crate::image::{Backing, Details, LayerDescription, OpenedLayer, Opening};
+use crate::details::{Details, Qcow2Details};
+use crate::layer::{Backing, LayerDescription, OpenedLayer, Opening};
 use crate::{Format, Target, TargetSpec, codec};
 use header::Header;
 use layer::Qcow2;
-
-/// What `qemu-img info` calls format specific information.
-#[derive(Debug, Clone, Serialize)]
-pub struct Qcow2Details {
-    /// `0.10` for version 2, `1.1` for version 3.
-    pub compat: &'static str,
-    /// Bits per refcount.
-    pub refcount_bits: u32,
-    /// Whether refcounts may be stale (harmless to readers).
-    pub dirty: bool,
-    /// Whether the writer kept refcounts lazily.
-    pub lazy_refcounts: bool,
-    /// Whether clusters are divided into 32 subclusters.
-    pub extended_l2: bool,
-    /// The external data file, as written in the image.
-    pub data_file: Option<PathBuf>,
-    /// Whether the external data file is also a valid raw image.
-    pub data_file_raw: bool,
-    /// Internal snapshots. They are not read.
-    pub snapshots: u32,
-    /// Persistent bitmaps. They are not read.
-    pub bitmaps: u32,
-}
 
 /// Opens one qcow2 file.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {

@@ -3,26 +3,15 @@
 use std::sync::Arc;
 
 use rehost_block::{Error, Layer, Located, Result, Run, Storage};
-use serde::Serialize;
 
 use super::header::{Header, ImageType};
 use crate::Format;
-use crate::image::{Details, LayerDescription, OpenedLayer, Opening};
+use crate::details::{Details, VdiDetails};
+use crate::layer::{LayerDescription, OpenedLayer, Opening};
 
 /// From here on a map entry means a block that is not stored: `0xfffffffe` is one of zeroes,
 /// `0xffffffff` one that was never written, which reads as zeroes where there is no parent.
 pub(super) const ZERO: u32 = 0xffff_fffe;
-
-/// What a VDI's header says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VdiDetails {
-    /// `dynamic` or `static`.
-    pub image_type: &'static str,
-    /// The disk's UUID.
-    pub uuid: String,
-    /// Blocks that are stored.
-    pub blocks_stored: u64,
-}
 
 /// An opened image.
 #[derive(Debug)]

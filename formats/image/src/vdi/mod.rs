@@ -11,8 +11,6 @@ mod header;
 mod layer;
 mod target;
 
-pub use layer::VdiDetails;
-
 pub(crate) use header::is_vdi;
 pub(crate) use layer::open;
 pub(crate) use target::VdiTarget;

@@ -2,39 +2,35 @@
 //!
 //! Map and blocks begin at multiples of 1 MiB, as `VirtualBox` lays them.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use rehost_block::{Error, Result, StorageMut, is_zero};
+use rehost_block::{Error, Result, StorageMut};
 
 use super::header::{Draft, MAX_BLOCKS};
+use crate::blocks::{Blocks, Place};
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Guest bytes per block: `VirtualBox`'s default, and the only size that QEMU reads.
-const BLOCK: u32 = 1 << 20;
+const BLOCK: NonZeroU32 = NonZeroU32::new(1 << 20).unwrap();
 const UNIT: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
 
 /// Where the block map is.
-const MAP_AT: u32 = BLOCK;
+const MAP_AT: u32 = BLOCK.get();
 
 /// A map entry without a block.
 const FREE: u32 = u32::MAX;
-
-/// What is looked at for zeroes, and left a hole where there are only such.
-const PIECE: usize = 64 << 10;
 
 /// A dynamic VDI being written.
 #[derive(Debug)]
 pub(crate) struct VdiTarget {
     storage: Arc<dyn StorageMut>,
-    size: u64,
+    blocks: Blocks,
     /// Where the blocks begin.
     data: u32,
-    map: Vec<AtomicU32>,
     /// Blocks stored.
     next: AtomicU32,
-    stored: AtomicU64,
 }
 
 impl VdiTarget {
@@ -62,12 +58,10 @@ impl VdiTarget {
         Ok(Self {
             storage,
             // The format counts in sectors.
-            size: size.next_multiple_of(512),
+            blocks: Blocks::new(size.next_multiple_of(512), BLOCK, FREE),
             data: u32::try_from(data)
                 .map_err(|_| Error::internal("a block map past the format's limit"))?,
-            map: (0..entries).map(|_| AtomicU32::new(FREE)).collect(),
             next: AtomicU32::new(0),
-            stored: AtomicU64::new(0),
         })
     }
 
@@ -78,27 +72,14 @@ impl VdiTarget {
             .saturating_add(u64::from(self.data))
     }
 
-    fn put_block(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let entry = usize::try_from(offset / UNIT)
-            .ok()
-            .and_then(|index| self.map.get(index))
-            .ok_or_else(|| Error::usage("data lies past the end of the disk").at(offset))?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut at = self.place(number);
-        for piece in bytes.chunks(PIECE) {
-            if !is_zero(piece) {
-                self.storage.write_at(piece, at)?;
-            }
-            at = at.saturating_add(amount(piece));
+    /// Room for one more block.
+    fn allocate(&self) -> Place {
+        let entry = self.next.fetch_add(1, Ordering::Relaxed);
+        Place {
+            entry,
+            data: self.place(entry),
         }
-        entry.store(number, Ordering::Relaxed);
-        self.stored.fetch_add(amount(bytes), Ordering::Relaxed);
-        Ok(())
     }
-}
-
-fn amount(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 impl Target for VdiTarget {
@@ -111,21 +92,8 @@ impl Target for VdiTarget {
     }
 
     fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()> {
-        let Payload::Plain(bytes) = payload else {
-            return Err(Error::internal("this target takes plain blocks only").at(offset));
-        };
-        let end = offset.saturating_add(amount(bytes));
-        if end > self.size || offset % UNIT != 0 {
-            return Err(Error::usage("data lies outside the disk or off its blocks").at(offset));
-        }
-        let mut at = offset;
-        for block in bytes.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX)) {
-            if !is_zero(block) {
-                self.put_block(at, block)?;
-            }
-            at = at.saturating_add(amount(block));
-        }
-        Ok(())
+        self.blocks
+            .put(&*self.storage, offset, payload, || Ok(self.allocate()))
     }
 
     fn publish(&self) -> Result<Written> {
@@ -133,25 +101,21 @@ impl Target for VdiTarget {
         let file_bytes = self.place(allocated);
         // The last block of a disk may have been put short: its room is whole.
         self.storage.set_size(file_bytes)?;
-        let entries = self.map.iter();
-        let map: Vec<u8> = entries
-            .flat_map(|entry| entry.load(Ordering::Relaxed).to_le_bytes())
-            .collect();
+        let map = self.blocks.map_bytes(u32::to_le_bytes);
         self.storage.write_at(&map, u64::from(MAP_AT))?;
         self.storage.sync()?;
         let header = Draft {
             map: MAP_AT,
             data: self.data,
-            disk_size: self.size,
-            block: BLOCK,
-            entries: u32::try_from(self.map.len())
-                .map_err(|_| Error::internal("a block map past the format's limit"))?,
+            disk_size: self.blocks.size(),
+            block: BLOCK.get(),
+            entries: self.blocks.count()?,
             allocated,
         };
         self.storage.write_at(&header.encode(), 0)?;
         self.storage.sync()?;
         Ok(Written {
-            data_bytes: self.stored.load(Ordering::Relaxed),
+            data_bytes: self.blocks.stored(),
             file_bytes,
         })
     }

@@ -15,8 +15,6 @@ mod parent;
 mod sparse;
 mod target;
 
-pub use open::VhdDetails;
-
 pub(crate) use footer::is_fixed;
 pub(crate) use open::open;
 pub(crate) use target::{DynamicTarget, fixed};

@@ -3,30 +3,14 @@
 use std::sync::Arc;
 
 use rehost_block::{Error, Layer, Located, Presence, Result, Run, Storage};
-use serde::Serialize;
 
 use super::footer::{DiskType, Footer, SizeRule};
 use super::header::Header;
 use super::parent::{check_parent, text_id};
 use super::sparse::{Absent, Sparse};
 use crate::Format;
-use crate::image::{Details, LayerDescription, OpenedLayer, Opening};
-
-/// What a VHD's footer says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VhdDetails {
-    /// `fixed`, `dynamic` or `differencing`.
-    pub disk_type: &'static str,
-    /// The program that made it, four characters, trailing blanks cut.
-    pub creator: String,
-    /// Which field of the footer the size is taken from, by creator: `current_size` (exact) or
-    /// `geometry` (what guests of Virtual PC, Virtual Server and old QEMU saw).
-    pub size_from: &'static str,
-    /// The disk's unique id.
-    pub unique_id: String,
-    /// Whether the footer at the end is damaged or missing and its copy was taken.
-    pub footer_from_copy: bool,
-}
+use crate::details::{Details, VhdDetails};
+use crate::layer::{LayerDescription, OpenedLayer, Opening};
 
 /// Opens one image of a chain.
 ///

@@ -15,7 +15,7 @@ use rehost_block::{Error, Kind, Opened, Result, Storage};
 use super::footer::{Footer, timestamp};
 use super::header::{Locator, Parent, STRUCTURE};
 use crate::Format;
-use crate::image::{Backing, Opening};
+use crate::layer::{Backing, Opening};
 
 /// Longest name in bytes. Windows allows paths of 32,767 UTF-16 units. Ours.
 const MAX_NAME: u64 = 64 << 10;

@@ -7,20 +7,21 @@
 //! Leaves out on purpose: block devices as targets, refused by name. Readers look for the footer at
 //! the end of the device, and that is not the end of the disk.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use rehost_block::{Error, Result, StorageMut, is_zero};
+use rehost_block::{Error, Result, StorageMut};
 
 use super::footer::{DiskType, Footer, NOWHERE};
 use super::sparse::UNUSED;
 use super::{SECTOR, header};
+use crate::blocks::{Blocks, Place, amount};
 use crate::raw::RawTarget;
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Guest bytes per block: the specification's default.
-const BLOCK: u32 = 2 << 20;
+const BLOCK: NonZeroU32 = NonZeroU32::new(2 << 20).unwrap();
 const UNIT: NonZeroU64 = NonZeroU64::new(2 << 20).unwrap();
 
 /// Where data is aligned.
@@ -35,9 +36,6 @@ const TABLE_AT: u64 = 1536;
 
 /// The largest disk: 2040 GiB, the format's limit in the products that read it.
 const MAX_SECTORS: u64 = 0xff00_0000;
-
-/// What is looked at for zeroes, and left a hole where there are only such.
-const PIECE: usize = 64 << 10;
 
 /// A size in whole sectors, in bytes.
 fn whole(size: u64) -> Result<u64> {
@@ -114,13 +112,11 @@ impl Target for FixedTarget {
 #[derive(Debug)]
 pub(crate) struct DynamicTarget {
     storage: Arc<dyn StorageMut>,
-    size: u64,
-    /// The sector of each block: at most a million.
-    table: Vec<AtomicU32>,
+    /// The block allocation table: the sector of each block, at most a million.
+    blocks: Blocks,
     /// Where the first block begins, and the next one.
     first: u64,
     next: AtomicU64,
-    stored: AtomicU64,
 }
 
 impl DynamicTarget {
@@ -140,11 +136,9 @@ impl DynamicTarget {
         storage.set_size(first)?;
         Ok(Self {
             storage,
-            size,
-            table: (0..entries).map(|_| AtomicU32::new(UNUSED)).collect(),
+            blocks: Blocks::new(size, BLOCK, UNUSED),
             first,
             next: AtomicU64::new(first),
-            stored: AtomicU64::new(0),
         })
     }
 
@@ -159,20 +153,14 @@ impl DynamicTarget {
 
     /// The block allocation table, padded to whole sectors.
     fn table_bytes(&self) -> Vec<u8> {
-        let entries = self.table.iter();
-        let mut bytes: Vec<u8> = entries
-            .flat_map(|entry| entry.load(Ordering::Relaxed).to_be_bytes())
-            .collect();
+        let mut bytes = self.blocks.map_bytes(u32::to_be_bytes);
         let sector = usize::try_from(SECTOR).unwrap_or(512);
         bytes.resize(bytes.len().next_multiple_of(sector), 0xff);
         bytes
     }
 
-    fn put_block(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let entry = usize::try_from(offset / UNIT)
-            .ok()
-            .and_then(|index| self.table.get(index))
-            .ok_or_else(|| Error::usage("data lies past the end of the disk").at(offset))?;
+    /// Room for one more block, whose bitmap is written.
+    fn allocate(&self) -> Result<Place> {
         let start = self.next.fetch_add(STRIDE, Ordering::Relaxed);
         let sector = u32::try_from(start / SECTOR)
             .ok()
@@ -183,22 +171,11 @@ impl DynamicTarget {
             })?;
         // All bits: a sector of a stored block is never anybody else's.
         self.storage.write_at(&[0xff; 512], start)?;
-        let data = start.saturating_add(SECTOR);
-        let mut at = data;
-        for piece in bytes.chunks(PIECE) {
-            if !is_zero(piece) {
-                self.storage.write_at(piece, at)?;
-            }
-            at = at.saturating_add(amount(piece));
-        }
-        entry.store(sector, Ordering::Relaxed);
-        self.stored.fetch_add(amount(bytes), Ordering::Relaxed);
-        Ok(())
+        Ok(Place {
+            entry: sector,
+            data: start.saturating_add(SECTOR),
+        })
     }
-}
-
-fn amount(bytes: &[u8]) -> u64 {
-    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 impl Target for DynamicTarget {
@@ -211,21 +188,8 @@ impl Target for DynamicTarget {
     }
 
     fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()> {
-        let Payload::Plain(bytes) = payload else {
-            return Err(Error::internal("this target takes plain blocks only").at(offset));
-        };
-        let end = offset.saturating_add(amount(bytes));
-        if end > self.size || offset % UNIT != 0 {
-            return Err(Error::usage("data lies outside the disk or off its blocks").at(offset));
-        }
-        let mut at = offset;
-        for block in bytes.chunks(usize::try_from(BLOCK).unwrap_or(usize::MAX)) {
-            if !is_zero(block) {
-                self.put_block(at, block)?;
-            }
-            at = at.saturating_add(amount(block));
-        }
-        Ok(())
+        self.blocks
+            .put(&*self.storage, offset, payload, || self.allocate())
     }
 
     fn publish(&self) -> Result<Written> {
@@ -233,17 +197,16 @@ impl Target for DynamicTarget {
         let file_bytes = footer_at.saturating_add(SECTOR);
         self.storage.set_size(file_bytes)?;
         self.storage.write_at(&self.table_bytes(), TABLE_AT)?;
-        let entries = u32::try_from(self.table.len())
-            .map_err(|_| Error::internal("a block allocation table past the format's limit"))?;
+        let entries = self.blocks.count()?;
         self.storage
-            .write_at(&header::encode(TABLE_AT, entries, BLOCK), HEADER_AT)?;
+            .write_at(&header::encode(TABLE_AT, entries, BLOCK.get()), HEADER_AT)?;
         self.storage.sync()?;
-        let footer = Footer::new(DiskType::Dynamic, self.size, HEADER_AT).encode();
+        let footer = Footer::new(DiskType::Dynamic, self.blocks.size(), HEADER_AT).encode();
         self.storage.write_at(&footer, footer_at)?;
         self.storage.write_at(&footer, 0)?;
         self.storage.sync()?;
         Ok(Written {
-            data_bytes: self.stored.load(Ordering::Relaxed),
+            data_bytes: self.blocks.stored(),
             file_bytes,
         })
     }

@@ -19,8 +19,6 @@ mod patched;
 mod region;
 mod target;
 
-pub use open::{VhdxDetails, VhdxKind};
-
 pub(crate) use open::open;
 pub(crate) use target::VhdxTarget;
 

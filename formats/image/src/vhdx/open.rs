@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rehost_block::{Error, Kind, Opened, Result};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::header::Header;
@@ -17,36 +16,8 @@ use super::metadata::Metadata;
 use super::region::Regions;
 use super::{MIB, Taken};
 use crate::Format;
-use crate::image::{Backing, Details, LayerDescription, OpenedLayer, Opening};
-
-/// The kinds of VHDX.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VhdxKind {
-    /// All blocks are in the file.
-    Fixed,
-    /// Blocks come as they are written.
-    Dynamic,
-    /// What differs from a parent.
-    Differencing,
-}
-
-/// What a VHDX says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VhdxDetails {
-    /// Fixed, dynamic or differencing.
-    pub kind: VhdxKind,
-    /// Bytes per sector that the guest sees.
-    pub logical_sector: u32,
-    /// Bytes per sector of the disk that it stands for.
-    pub physical_sector: u32,
-    /// The disk's identity, as SCSI inquiry page 83 gives it.
-    pub disk_id: Uuid,
-    /// `DataWriteGuid`, which changes with the content.
-    pub data_write_guid: Uuid,
-    /// Log entries that had to be replayed, in memory: more than 0 after a crash.
-    pub replayed: usize,
-}
+use crate::details::{Details, VhdxDetails, VhdxKind};
+use crate::layer::{Backing, LayerDescription, OpenedLayer, Opening};
 
 /// Opens one image of a chain.
 ///

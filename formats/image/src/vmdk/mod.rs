@@ -21,8 +21,6 @@ mod text;
 
 pub use text::Adapter;
 
-pub use open::VmdkDetails;
-
 pub(crate) use open::open;
 pub(crate) use sparse_target::SparseTarget;
 pub(crate) use stream_target::StreamTarget;

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Error, Kind, Opened, Result, Storage};
-use serde::Serialize;
 
 use super::descriptor::{Access, Descriptor, Extent, ExtentKind, MAX_DESCRIPTOR, Parent};
 use super::header::{Grains, Header, MAGIC, unread};
@@ -13,7 +12,8 @@ use super::layer::{Body, Joined, Part};
 use super::length;
 use super::sparse::{Absent, SparseExtent};
 use crate::Format;
-use crate::image::{Backing, Details, LayerDescription, OpenedLayer, Opening};
+use crate::details::{Details, VmdkDetails};
+use crate::layer::{Backing, LayerDescription, OpenedLayer, Opening};
 
 /// Grain directory entries of all extents together, for bounded memory (32 MiB). Ours.
 const MAX_DIRECTORY_ENTRIES: u64 = 8 << 20;
@@ -28,19 +28,6 @@ const DEVICES: [(&str, &str); 7] = [
     ("vmfsPassthroughRawDeviceMap", "a raw device mapping"),
     ("vmfsRDMP", "a raw device mapping"),
 ];
-
-/// What a VMDK descriptor says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VmdkDetails {
-    /// `createType`, as written.
-    pub create_type: String,
-    /// `CID`, which changes with the content.
-    pub cid: u32,
-    /// `ddb.adapterType`, as written: the controller that the disk hung on.
-    pub adapter: Option<String>,
-    /// Extents that make up the disk.
-    pub extents: usize,
-}
 
 /// Opens one image of a chain.
 ///

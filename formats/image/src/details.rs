@@ -1,0 +1,117 @@
+//! What each format tells of an image beyond what all of them tell: plain values for reports.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+/// What only one format has.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Details {
+    /// Raw images have nothing more to tell.
+    Raw,
+    /// Of a qcow2 image.
+    Qcow2(Qcow2Details),
+    /// Of a VMDK.
+    Vmdk(VmdkDetails),
+    /// Of a VHD.
+    Vhd(VhdDetails),
+    /// Of a VDI.
+    Vdi(VdiDetails),
+    /// Of a VHDX.
+    Vhdx(VhdxDetails),
+}
+
+/// What `qemu-img info` calls format specific information.
+#[derive(Debug, Clone, Serialize)]
+pub struct Qcow2Details {
+    /// `0.10` for version 2, `1.1` for version 3.
+    pub compat: &'static str,
+    /// Bits per refcount.
+    pub refcount_bits: u32,
+    /// Whether refcounts may be stale (harmless to readers).
+    pub dirty: bool,
+    /// Whether the writer kept refcounts lazily.
+    pub lazy_refcounts: bool,
+    /// Whether clusters are divided into 32 subclusters.
+    pub extended_l2: bool,
+    /// The external data file, as written in the image.
+    pub data_file: Option<PathBuf>,
+    /// Whether the external data file is also a valid raw image.
+    pub data_file_raw: bool,
+    /// Internal snapshots. They are not read.
+    pub snapshots: u32,
+    /// Persistent bitmaps. They are not read.
+    pub bitmaps: u32,
+}
+
+/// What a VMDK descriptor says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmdkDetails {
+    /// `createType`, as written.
+    pub create_type: String,
+    /// `CID`, which changes with the content.
+    pub cid: u32,
+    /// `ddb.adapterType`, as written: the controller that the disk hung on.
+    pub adapter: Option<String>,
+    /// Extents that make up the disk.
+    pub extents: usize,
+}
+
+/// What a VHD's footer says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VhdDetails {
+    /// `fixed`, `dynamic` or `differencing`.
+    pub disk_type: &'static str,
+    /// The program that made it, four characters, trailing blanks cut.
+    pub creator: String,
+    /// Which field of the footer the size is taken from, by creator: `current_size` (exact) or
+    /// `geometry` (what guests of Virtual PC, Virtual Server and old QEMU saw).
+    pub size_from: &'static str,
+    /// The disk's unique id.
+    pub unique_id: String,
+    /// Whether the footer at the end is damaged or missing and its copy was taken.
+    pub footer_from_copy: bool,
+}
+
+/// What a VDI's header says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VdiDetails {
+    /// `dynamic` or `static`.
+    pub image_type: &'static str,
+    /// The disk's UUID.
+    pub uuid: String,
+    /// Blocks that are stored.
+    pub blocks_stored: u64,
+}
+
+/// The kinds of VHDX.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VhdxKind {
+    /// All blocks are in the file.
+    Fixed,
+    /// Blocks come as they are written.
+    Dynamic,
+    /// What differs from a parent.
+    Differencing,
+}
+
+/// What a VHDX says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VhdxDetails {
+    /// Fixed, dynamic or differencing.
+    pub kind: VhdxKind,
+    /// Bytes per sector that the guest sees.
+    pub logical_sector: u32,
+    /// Bytes per sector of the disk that it stands for.
+    pub physical_sector: u32,
+    /// The disk's identity, as SCSI inquiry page 83 gives it.
+    pub disk_id: Uuid,
+    /// `DataWriteGuid`, which changes with the content.
+    pub data_write_guid: Uuid,
+    /// Log entries that had to be replayed, in memory: more than 0 after a crash.
+    pub replayed: usize,
+}
