@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Kind, Memory, SameFolder, Storage};
 use rehost_image::{Compression, Format, Image, Payload, TargetSpec, create};
 
-use crate::judge::{noise, text};
+use crate::support::{noise, text};
 
 const CLUSTER: u64 = 65536;
 /// Two clusters of data, two of zeroes, one of data, and a short one.

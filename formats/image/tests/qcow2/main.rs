@@ -3,6 +3,8 @@
 
 mod corpora;
 mod corruption;
-mod judge;
 mod reading;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
 mod writing;

@@ -6,7 +6,7 @@ use std::path::Path;
 use rehost_block::{AllowedFolders, Kind, SameFolder};
 use rehost_image::{Details, Format, Image};
 
-use crate::judge::{assert_content, have, patchwork, qemu_content, run, runs};
+use crate::support::{assert_content, have, patchwork, qemu_content, run, runs};
 
 fn details(image: &Image) -> &rehost_image::Qcow2Details {
     match &image.layers()[0].details {

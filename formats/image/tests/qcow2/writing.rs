@@ -11,7 +11,7 @@ use rehost_image::{
     Compression, Format, Image, Order, Payload, Target, TargetSpec, Written, create,
 };
 
-use crate::judge::{
+use crate::support::{
     assert_content, have, noise, patchwork, qemu_content, read_all, run, runs, text, try_run,
 };
 

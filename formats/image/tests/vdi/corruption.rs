@@ -1,26 +1,14 @@
 //! One field changed, one error that names it; and no change at all that makes a reader panic.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use rehost_block::{Kind, Memory, Result, SameFolder};
-use rehost_image::{Format, Image};
+use rehost_block::{Kind, Result};
+use rehost_image::Format;
 
 use crate::in_memory;
-use crate::judge::{noise, patchwork};
+use crate::support::{noise, open_bytes, patchwork, read_start};
 
 fn read(bytes: Vec<u8>) -> Result<()> {
-    let storage = Arc::new(Memory::new("disk.vdi", bytes));
-    let image = Image::from_storage("disk.vdi".into(), storage, Some(Format::Vdi), &SameFolder)?;
-    let disk = image.disk();
-    let mut buffer = vec![0; 1 << 20];
-    for at in (0..image.size().min(6 << 20)).step_by(buffer.len()) {
-        let len = buffer
-            .len()
-            .min(usize::try_from(image.size() - at).unwrap());
-        disk.read_at(&mut buffer[..len], at)?;
-    }
-    Ok(())
+    read_start(&open_bytes("disk.vdi", bytes, Some(Format::Vdi))?, 6 << 20)
 }
 
 #[test]

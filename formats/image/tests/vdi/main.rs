@@ -2,34 +2,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod corruption;
-#[allow(dead_code)]
-#[path = "../qcow2/judge.rs"]
-mod judge;
 mod reading;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
 mod writing;
 
-use std::sync::Arc;
+use std::path::Path;
 
-use rehost_block::{Memory, StorageMut, is_zero};
-use rehost_image::{Format, TargetSpec, Written, create};
+use rehost_image::{Format, TargetSpec, Written};
 
-/// Writes `disk` as the copy engine does, some blocks at a time, zeroes left out.
-fn write_to(storage: Arc<dyn StorageMut>, disk: &[u8]) -> Written {
-    let spec = TargetSpec::new(Format::Vdi, disk.len() as u64, "disk.vdi");
-    let target = create(&spec, storage).unwrap();
-    let step = 2 << 20;
-    for (nth, piece) in disk.chunks(step).enumerate() {
-        if !is_zero(piece) {
-            let offset = (nth * step) as u64;
-            let payload = target.pack(offset, piece).unwrap();
-            target.put(offset, payload).unwrap();
-        }
-    }
-    target.publish().unwrap()
+fn spec(disk: &[u8]) -> TargetSpec {
+    TargetSpec::new(Format::Vdi, disk.len() as u64, "disk.vdi")
+}
+
+/// Writes `disk` some blocks at a time.
+fn write(path: &Path, disk: &[u8]) -> Written {
+    support::writing::write(path, &spec(disk), disk, 2 << 20)
 }
 
 fn in_memory(disk: &[u8]) -> Vec<u8> {
-    let memory = Arc::new(Memory::new("disk.vdi", Vec::new()));
-    write_to(memory.clone(), disk);
-    memory.to_vec()
+    support::writing::in_memory(&spec(disk), disk, 2 << 20)
 }

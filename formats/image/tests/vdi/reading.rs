@@ -1,17 +1,14 @@
 //! VDIs made by qemu-img, and what it has no options for.
 
 use std::fs;
-use std::sync::Arc;
 
-use rehost_block::{Memory, SameFolder};
 use rehost_image::{Details, Format, Image};
 
 use crate::in_memory;
-use crate::judge::{assert_content, have, noise, patchwork, read_all, run, runs};
+use crate::support::{assert_content, have, noise, open_bytes, patchwork, read_all, run, runs};
 
 fn open(bytes: Vec<u8>) -> Image {
-    let storage = Arc::new(Memory::new("disk.vdi", bytes));
-    Image::from_storage("disk.vdi".into(), storage, None, &SameFolder).unwrap()
+    open_bytes("disk.vdi", bytes, None).unwrap()
 }
 
 #[test]

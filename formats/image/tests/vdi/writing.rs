@@ -1,24 +1,15 @@
 //! VDIs written here: qemu-img finds the same content in them and nothing to complain about.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use rehost_block::{File, Kind, Memory, SameFolder};
+use rehost_block::{Kind, Memory, SameFolder};
 use rehost_image::{Compression, Format, Image, Payload, TargetSpec, create};
 
-use crate::judge::{assert_content, have, noise, patchwork, qemu_content, run, text};
-use crate::{in_memory, write_to};
-
-fn judge(folder: &Path, name: &str, disk: &[u8]) {
-    assert_content(&folder.join(name), disk, name);
-    run(folder, "qemu-img", &["check", "-f", "vdi", name]);
-    assert!(
-        qemu_content(folder, name) == disk,
-        "{name}: qemu-img reads something else"
-    );
-}
+use crate::support::writing::{any_writes, samples, written};
+use crate::support::{have, judge, noise, run, text};
+use crate::{in_memory, write};
 
 #[test]
 fn qemu_img_reads_what_is_written() {
@@ -26,20 +17,10 @@ fn qemu_img_reads_what_is_written() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for (nth, disk) in [
-        patchwork((30 << 20) + 512),
-        vec![0; 512],
-        text(1, 512),
-        vec![0; 40 << 20],
-        noise(2, 65_536 + 512),
-        [vec![0; 20 << 20], noise(3, 4096)].concat(),
-    ]
-    .iter()
-    .enumerate()
-    {
+    for (nth, disk) in samples(30 << 20, 20 << 20).iter().enumerate() {
         let name = format!("{nth}.vdi");
         let path = folder.path().join(&name);
-        let written = write_to(Arc::new(File::create_new(&path).unwrap()), disk);
+        let written = write(&path, disk);
         assert_eq!(written.file_bytes, fs::metadata(&path).unwrap().len());
         judge(folder.path(), &name, disk);
     }
@@ -53,7 +34,7 @@ fn qemu_writes_on_in_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut disk = [noise(1, 3 << 20), vec![0; 9 << 20]].concat();
     let path = folder.path().join("a.vdi");
-    write_to(Arc::new(File::create_new(path).unwrap()), &disk);
+    write(&path, &disk);
     let mut args = vec!["-f", "vdi", "a.vdi"];
     for (command, at, len, byte) in [
         ("write -P 0x11 1M 700k", 1 << 20, 700 << 10, 0x11),
@@ -71,18 +52,13 @@ proptest! {
     #[test]
     fn any_pattern_survives(
         sectors in 1usize..15_000,
-        writes in prop::collection::vec((any::<prop::sample::Index>(), 1usize..200_000, 1u64..99), 0..12),
+        writes in any_writes(),
     ) {
         if have(&["qemu-img"]) {
-            let mut disk = vec![0; sectors * 512];
-            for (place, len, seed) in writes {
-                let at = place.index(disk.len());
-                let end = disk.len().min(at + len);
-                disk[at..end].copy_from_slice(&noise(seed, end - at));
-            }
+            let disk = written(sectors, writes);
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("a.vdi");
-            write_to(Arc::new(File::create_new(path).unwrap()), &disk);
+            write(&path, &disk);
             judge(folder.path(), "a.vdi", &disk);
         }
     }

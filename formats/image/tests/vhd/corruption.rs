@@ -1,12 +1,10 @@
 //! One field changed, one error that names it; and no change at all that makes a reader panic.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use rehost_block::{Kind, Memory, Result, SameFolder};
-use rehost_image::{Format, Image, VhdKind};
+use rehost_block::{Kind, Result};
+use rehost_image::{Format, VhdKind};
 
-use crate::judge::patchwork;
+use crate::support::{open_bytes, patchwork, read_start};
 use crate::{COPY, HEADER, footer, in_memory, patch};
 
 fn image(kind: VhdKind) -> Vec<u8> {
@@ -14,17 +12,7 @@ fn image(kind: VhdKind) -> Vec<u8> {
 }
 
 fn read(bytes: Vec<u8>) -> Result<()> {
-    let storage = Arc::new(Memory::new("disk.vhd", bytes));
-    let image = Image::from_storage("disk.vhd".into(), storage, Some(Format::Vhd), &SameFolder)?;
-    let disk = image.disk();
-    let mut buffer = vec![0; 1 << 20];
-    for at in (0..image.size().min(6 << 20)).step_by(buffer.len()) {
-        let len = buffer
-            .len()
-            .min(usize::try_from(image.size() - at).unwrap());
-        disk.read_at(&mut buffer[..len], at)?;
-    }
-    Ok(())
+    read_start(&open_bytes("disk.vhd", bytes, Some(Format::Vhd))?, 6 << 20)
 }
 
 type Change<'a> = &'a dyn Fn(&mut Vec<u8>);

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rehost_block::{AllowedFolders, Kind, SameFolder};
 use rehost_image::{Format, Image, VhdKind};
 
-use crate::judge::{assert_content, noise, patchwork, read_all};
+use crate::support::{assert_content, noise, patchwork, read_all};
 use crate::{COPY, HEADER, footer, in_memory, patch};
 
 const SIZE: usize = 5 << 20;

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
-use rehost_block::{Memory, SameFolder};
+use rehost_block::Memory;
 use rehost_image::{Details, Format, Image, VhdDetails, VhdKind};
 
-use crate::judge::{assert_content, have, noise, patchwork, read_all, run, runs};
+use crate::support::{assert_content, have, noise, open_bytes, patchwork, read_all, run, runs};
 use crate::{COPY, HEADER, footer, in_memory, patch, qemu_content};
 
 fn details(image: &Image) -> VhdDetails {
@@ -18,8 +17,7 @@ fn details(image: &Image) -> VhdDetails {
 }
 
 fn open(bytes: Vec<u8>) -> Image {
-    let storage = Arc::new(Memory::new("disk.vhd", bytes));
-    Image::from_storage("disk.vhd".into(), storage, None, &SameFolder).unwrap()
+    open_bytes("disk.vhd", bytes, None).unwrap()
 }
 
 fn make(folder: &Path, name: &str, disk: &[u8], options: &str) {

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use rehost_block::{File, Kind, Memory, SameFolder, StorageMut};
 use rehost_image::{Compression, Format, Image, TargetSpec, VhdKind, create};
 
-use crate::judge::{assert_content, have, noise, patchwork, run, text};
+use crate::support::writing::{any_writes, samples, written};
+use crate::support::{assert_content, have, noise, run, text};
 use crate::{KINDS, in_memory, qemu_content, write};
 
 fn judge(folder: &Path, name: &str, disk: &[u8]) {
@@ -26,17 +27,7 @@ fn qemu_img_reads_what_is_written() {
     }
     let folder = tempfile::tempdir().unwrap();
     for (kind, word) in KINDS {
-        for (nth, disk) in [
-            patchwork((30 << 20) + 512),
-            vec![0; 512],
-            text(1, 512),
-            vec![0; 40 << 20],
-            noise(2, 65_536 + 512),
-            [vec![0; 20 << 20], noise(3, 4096)].concat(),
-        ]
-        .iter()
-        .enumerate()
-        {
+        for (nth, disk) in samples(30 << 20, 20 << 20).iter().enumerate() {
             let name = format!("{word} {nth}.vhd");
             let path = folder.path().join(&name);
             let written = write(&path, kind, disk);
@@ -105,15 +96,10 @@ proptest! {
     #[test]
     fn any_pattern_survives(
         sectors in 1usize..15_000,
-        writes in prop::collection::vec((any::<prop::sample::Index>(), 1usize..200_000, 1u64..99), 0..12),
+        writes in any_writes(),
     ) {
         if have(&["qemu-img"]) {
-            let mut disk = vec![0; sectors * 512];
-            for (place, len, seed) in writes {
-                let at = place.index(disk.len());
-                let end = disk.len().min(at + len);
-                disk[at..end].copy_from_slice(&noise(seed, end - at));
-            }
+            let disk = written(sectors, writes);
             let folder = tempfile::tempdir().unwrap();
             for (kind, word) in KINDS {
                 let name = format!("{word}.vhd");

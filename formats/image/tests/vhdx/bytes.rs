@@ -1,9 +1,8 @@
 //! A VHDX in memory, and the tools to change its fields as another program would.
 
-use std::sync::Arc;
+use rehost_image::{Format, TargetSpec};
 
-use rehost_block::{Memory, is_zero};
-use rehost_image::{Format, TargetSpec, create};
+use crate::support::writing::in_memory;
 
 /// Where our own writer puts things; the fields' offsets are those of the standard.
 pub(crate) const HEADERS: [usize; 2] = [64 << 10, 128 << 10];
@@ -18,20 +17,9 @@ pub(crate) fn spec(size: usize) -> TargetSpec {
     TargetSpec::new(Format::Vhdx, size as u64, "disk.vhdx")
 }
 
-/// A published image of `disk`, written `step` bytes at a time, zeroes left out.
+/// A published image of `disk`.
 pub(crate) fn image_of(disk: &[u8], spec: &TargetSpec) -> Vec<u8> {
-    let memory = Arc::new(Memory::new("disk.vhdx", Vec::new()));
-    let target = create(spec, memory.clone()).unwrap();
-    let step = 64 << 10;
-    for (nth, piece) in disk.chunks(step).enumerate() {
-        if !is_zero(piece) {
-            let offset = (nth * step) as u64;
-            let payload = target.pack(offset, piece).unwrap();
-            target.put(offset, payload).unwrap();
-        }
-    }
-    target.publish().unwrap();
-    memory.to_vec()
+    in_memory(spec, disk, 64 << 10)
 }
 
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {

@@ -1,18 +1,13 @@
 //! Images made by others, with the answers that others' tools gave (`REHOST_CORPORA`).
 
 use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rehost_block::{Disk, File, Presence, Run, SameFolder, Storage};
+use rehost_block::{File, Presence, Run, SameFolder, Storage};
 use rehost_image::{Details, Format, Image};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::judge::{have, run};
-
-/// The largest disk whose recorded hash is computed again; those of 10 GiB take too long.
-const MOST_HASHED: u64 = 1 << 30;
+use crate::support::corpora::{MOST_HASHED, records, sha256};
+use crate::support::{have, run};
 
 /// Fails unless `image`, which is `disk.vhdx` in `folder`, has the content that QEMU sees after
 /// replaying its log.
@@ -39,81 +34,26 @@ fn compare(folder: &Path, image: &Image, stored: &str) {
     }
 }
 
-/// The corpora and their records of VHDX images.
-fn records() -> Option<(PathBuf, Vec<Value>)> {
-    let Some(root) = std::env::var_os("REHOST_CORPORA").map(PathBuf::from) else {
-        println!("skipped: needs the corpora (REHOST_CORPORA)");
-        return None;
-    };
-    let records = fs::read_to_string(root.join("EXPECTED.jsonl"))
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .filter(|record: &Value| record["category"] == "image/vhdx")
-        .collect();
-    Some((root, records))
-}
-
-/// SHA-256 of the whole disk; what reads as zeroes is not read.
-fn sha256(disk: &dyn Disk) -> String {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let zeroes = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < disk.size() {
-        let located = disk.locate(at, buffer.len() as u64).unwrap();
-        let len = usize::try_from(located.len).unwrap();
-        if matches!(located.run, Run::Zero) {
-            hash.update(&zeroes[..len]);
-        } else {
-            disk.read_at(&mut buffer[..len], at).unwrap();
-            hash.update(&buffer[..len]);
-        }
-        at += located.len;
-    }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// The image of `record`, unpacked into `folder`.
-fn unpack(root: &Path, record: &Value, folder: &Path) -> PathBuf {
-    let stored = record["stored"].as_str().unwrap();
-    let packed = fs::read(root.join(record["origin"].as_str().unwrap()).join(stored)).unwrap();
-    let mut bytes = Vec::new();
-    let unpacked = if stored.ends_with(".gz") {
-        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut bytes)
-    } else if stored.ends_with(".bz2") {
-        bzip2::read::BzDecoder::new(&packed[..]).read_to_end(&mut bytes)
-    } else {
-        (&packed[..]).read_to_end(&mut bytes)
-    };
-    unpacked.unwrap();
-    let path = folder.join("disk.vhdx");
-    fs::write(&path, bytes).unwrap();
-    path
-}
-
 #[test]
 fn every_vhdx_of_the_corpora_has_the_recorded_content() {
-    let Some((root, records)) = records() else {
+    let Some(records) = records(|category| category == "image/vhdx") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
     let mut same = 0;
     for record in records {
-        let path = unpack(&root, &record, folder.path());
-        let stored = record["stored"].as_str().unwrap();
+        let path = folder.path().join("disk.vhdx");
+        record.unpack(&path);
+        let stored = record.stored();
         let image = Image::open(&path, Some(Format::Vhdx), &SameFolder)
             .unwrap_or_else(|error| panic!("{stored}: {error}"));
         let Details::Vhdx(details) = &image.layers()[0].details else {
             panic!("{stored}");
         };
         // QEMU read the one with a dirty log after repairing a copy of it.
-        let repaired = &record["after_log_replay_by_qemu"];
+        let repaired = &record.known["after_log_replay_by_qemu"];
         let known = if repaired.is_null() {
-            &record
+            &record.known
         } else {
             repaired
         };
@@ -132,12 +72,12 @@ fn every_vhdx_of_the_corpora_has_the_recorded_content() {
 
 #[test]
 fn iotest_images_have_the_patterns_that_were_written() {
-    let Some((root, records)) = records() else {
+    let Some(records) = records(|category| category == "image/vhdx") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
     for record in records {
-        let stored = record["stored"].as_str().unwrap();
+        let stored = record.stored();
         let patterns: &[(u8, u64, u64)] = if stored.contains("iotest-dirtylog-10G-4M") {
             &[(0xa5, 0, 18)]
         } else if stored.contains("iotest-dynamic-1G") {
@@ -145,7 +85,8 @@ fn iotest_images_have_the_patterns_that_were_written() {
         } else {
             continue;
         };
-        let path = unpack(&root, &record, folder.path());
+        let path = folder.path().join("disk.vhdx");
+        record.unpack(&path);
         let image = Image::open(&path, None, &SameFolder).unwrap();
         let mut buffer = vec![0; 1 << 20];
         for (byte, from, len) in patterns {

@@ -1,32 +1,22 @@
 //! One field changed, one error that names it; and no change at all that makes a reader panic.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use rehost_block::{Disk, Error, Kind, Memory, Result, SameFolder};
-use rehost_image::{Format, Image};
+use rehost_block::{Error, Kind, Result};
+use rehost_image::Format;
 
 use crate::bytes::{
     BAT, HEADERS, ITEMS, METADATA, TABLES, headers, image_of, put, regions, spec, u64_at,
 };
-use crate::judge::patchwork;
+use crate::support::{open_bytes, patchwork, read_start};
 
 fn image() -> Vec<u8> {
     image_of(&patchwork(3 << 20), &spec(3 << 20))
 }
 
 fn read(bytes: Vec<u8>) -> Result<()> {
-    let storage = Arc::new(Memory::new("disk.vhdx", bytes));
-    let image = Image::from_storage("disk.vhdx".into(), storage, Some(Format::Vhdx), &SameFolder)?;
-    let disk: Arc<dyn Disk> = image.disk();
-    let mut buffer = vec![0; 1 << 20];
-    for at in (0..image.size().min(4 << 20)).step_by(buffer.len()) {
-        let len = buffer
-            .len()
-            .min(usize::try_from(image.size() - at).unwrap());
-        disk.read_at(&mut buffer[..len], at)?;
-    }
-    disk.locate(image.size() / 2, u64::MAX)?;
+    let image = open_bytes("disk.vhdx", bytes, Some(Format::Vhdx))?;
+    read_start(&image, 4 << 20)?;
+    image.disk().locate(image.size() / 2, u64::MAX)?;
     Ok(())
 }
 

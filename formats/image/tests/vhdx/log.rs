@@ -1,13 +1,12 @@
 //! Dirty logs, made here as the standard says, replayed here in memory and by qemu-img on a copy.
 
 use std::fs;
-use std::sync::Arc;
 
-use rehost_block::{Error, Kind, Memory, Result, SameFolder};
+use rehost_block::{Error, Kind, Result};
 use rehost_image::{Details, Format, Image};
 
 use crate::bytes::{BAT, BLOCK, HEADERS, ITEMS, LOG, headers, image_of, put, spec, u64_at};
-use crate::judge::{have, noise, qemu_content, read_all, run};
+use crate::support::{have, noise, open_bytes, qemu_content, read_all, run};
 
 const GUID: [u8; 16] = *b"a log in use now";
 const LOG_LEN: usize = 1 << 20;
@@ -81,8 +80,7 @@ fn log(file: &mut [u8], at: usize, entry: &Entry) -> usize {
 }
 
 fn open(bytes: Vec<u8>) -> Result<Image> {
-    let storage = Arc::new(Memory::new("disk.vhdx", bytes));
-    Image::from_storage("disk.vhdx".into(), storage, Some(Format::Vhdx), &SameFolder)
+    open_bytes("disk.vhdx", bytes, Some(Format::Vhdx))
 }
 
 fn error(bytes: Vec<u8>) -> Error {

@@ -4,10 +4,10 @@
 mod bytes;
 mod corpora;
 mod corruption;
-#[allow(dead_code)]
-#[path = "../qcow2/judge.rs"]
-mod judge;
 mod log;
 mod parents;
 mod reading;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
 mod writing;

@@ -9,8 +9,8 @@ use rehost_block::{Kind, SameFolder};
 use rehost_image::{Details, Image, TargetSpec, VhdxKind};
 
 use crate::bytes::{BAT, BLOCK, HEADERS, ITEMS, METADATA, image_of, put, spec, u64_at};
-use crate::judge::{assert_content, have, noise, patchwork};
 use crate::reading::make;
+use crate::support::{assert_content, have, noise, patchwork};
 
 const PARENT_LOCATOR: [u8; 16] = [
     0x2d, 0x5f, 0xd3, 0xa8, 0x0b, 0xb3, 0x4d, 0x45, 0xab, 0xf7, 0xd3, 0xd8, 0x48, 0x34, 0xab, 0x0c,

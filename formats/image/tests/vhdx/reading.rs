@@ -6,7 +6,7 @@ use std::path::Path;
 use rehost_block::{Disk, SameFolder};
 use rehost_image::{Details, Format, Image, VhdxKind};
 
-use crate::judge::{assert_content, have, patchwork, run, runs};
+use crate::support::{assert_content, have, patchwork, run, runs};
 
 /// Makes `name` with the content `disk` and the given options.
 pub(crate) fn make(folder: &Path, name: &str, disk: &[u8], options: &str) {

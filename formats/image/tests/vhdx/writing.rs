@@ -1,38 +1,15 @@
 //! VHDX written here: qemu-img finds the same content in them and nothing to repair.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use rehost_block::{File, Kind, Memory, SameFolder, is_zero};
-use rehost_image::{Compression, Details, Format, Image, Payload, TargetSpec, Written, create};
+use rehost_image::{Compression, Details, Format, Image, Payload, TargetSpec, create};
 
 use crate::bytes::{BAT, HEADERS, METADATA, image_of, spec, u64_at};
-use crate::judge::{assert_content, have, noise, patchwork, qemu_content, run, text};
-
-/// Writes `disk` as the copy engine does, `step` bytes at a time, units of zeroes left out.
-fn write(path: &Path, spec: &TargetSpec, disk: &[u8], step: usize) -> Written {
-    let storage = Arc::new(File::create_new(path).unwrap());
-    let target = create(spec, storage).unwrap();
-    for (nth, piece) in disk.chunks(step).enumerate() {
-        if !is_zero(piece) {
-            let offset = (nth * step) as u64;
-            let payload = target.pack(offset, piece).unwrap();
-            target.put(offset, payload).unwrap();
-        }
-    }
-    target.publish().unwrap()
-}
-
-fn judge(folder: &Path, name: &str, disk: &[u8]) {
-    assert_content(&folder.join(name), disk, name);
-    run(folder, "qemu-img", &["check", "-f", "vhdx", name]);
-    assert!(
-        qemu_content(folder, name) == disk,
-        "{name}: qemu-img reads something else"
-    );
-}
+use crate::support::writing::{any_writes, samples, write, written};
+use crate::support::{assert_content, have, judge, patchwork, run, text};
 
 #[test]
 fn qemu_img_reads_what_is_written() {
@@ -40,17 +17,7 @@ fn qemu_img_reads_what_is_written() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for (nth, disk) in [
-        patchwork((7 << 20) + 512),
-        vec![0; 512],
-        text(1, 512),
-        vec![0; 40 << 20],
-        noise(2, 65_536 + 512),
-        [vec![0; 64 << 20], noise(3, 4096)].concat(),
-    ]
-    .iter()
-    .enumerate()
-    {
+    for (nth, disk) in samples(7 << 20, 64 << 20).iter().enumerate() {
         for (block, step) in [
             (None, 64 << 10),
             (Some(1 << 20), 4 << 20),
@@ -75,15 +42,10 @@ proptest! {
     fn any_pattern_survives(
         sectors in 1usize..9000,
         block in 20u32..25,
-        writes in prop::collection::vec((any::<prop::sample::Index>(), 1usize..200_000, 1u64..99), 0..12),
+        writes in any_writes(),
     ) {
         if have(&["qemu-img"]) {
-            let mut disk = vec![0; sectors * 512];
-            for (place, len, seed) in writes {
-                let at = place.index(disk.len());
-                let end = disk.len().min(at + len);
-                disk[at..end].copy_from_slice(&noise(seed, end - at));
-            }
+            let disk = written(sectors, writes);
             let folder = tempfile::tempdir().unwrap();
             let mut spec = spec(disk.len());
             spec.block_size = Some(1 << block);

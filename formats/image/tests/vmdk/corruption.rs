@@ -1,12 +1,11 @@
 //! One field changed, one error that names it; and no change at all that makes a reader panic.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use rehost_block::{Disk, Error, Kind, Memory, Result, SameFolder};
-use rehost_image::{Format, Image, TargetSpec, VmdkKind, create};
+use rehost_block::{Error, Kind, Result};
+use rehost_image::{Format, TargetSpec, VmdkKind};
 
-use crate::judge::{patchwork, text};
+use crate::support::writing::in_memory;
+use crate::support::{open_bytes, patchwork, read_start, text};
 
 /// An image of a small disk, as written here.
 fn image(kind: VmdkKind) -> Vec<u8> {
@@ -16,30 +15,16 @@ fn image(kind: VmdkKind) -> Vec<u8> {
     };
     let mut spec = TargetSpec::new(Format::Vmdk, 2 << 20, "disk.vmdk");
     spec.vmdk = kind;
-    let memory = Arc::new(Memory::new("disk.vmdk", Vec::new()));
-    let target = create(&spec, memory.clone()).unwrap();
-    let payload = target.pack(0, &disk).unwrap();
-    target.put(0, payload).unwrap();
-    target.publish().unwrap();
-    memory.to_vec()
+    in_memory(&spec, &disk, disk.len())
 }
 
 fn read(bytes: Vec<u8>) -> Result<()> {
-    let storage = Arc::new(Memory::new("disk.vmdk", bytes));
-    let image = Image::from_storage("disk.vmdk".into(), storage, Some(Format::Vmdk), &SameFolder)?;
-    let disk: Arc<dyn Disk> = image.disk();
+    let image = open_bytes("disk.vmdk", bytes, Some(Format::Vmdk))?;
     assert!(
         image.size() <= 1 << 50,
         "a size that no header of 512 bytes should get away with"
     );
-    let mut buffer = vec![0; 1 << 20];
-    for at in (0..image.size().min(4 << 20)).step_by(buffer.len()) {
-        let len = buffer
-            .len()
-            .min(usize::try_from(image.size() - at).unwrap());
-        disk.read_at(&mut buffer[..len], at)?;
-    }
-    Ok(())
+    read_start(&image, 4 << 20)
 }
 
 fn damaged(kind: VmdkKind, change: impl Fn(&mut Vec<u8>)) -> Error {

@@ -3,9 +3,9 @@
 
 mod corpora;
 mod corruption;
-#[allow(dead_code)]
-#[path = "../qcow2/judge.rs"]
-mod judge;
 mod parents;
 mod reading;
+#[allow(dead_code)]
+#[path = "../support/mod.rs"]
+mod support;
 mod writing;

@@ -6,8 +6,8 @@ use std::path::Path;
 use rehost_block::{Kind, SameFolder};
 use rehost_image::Image;
 
-use crate::judge::{assert_content, have, noise, qemu_content, run};
 use crate::reading::make;
+use crate::support::{assert_content, have, noise, qemu_content, run};
 
 const SIZE: usize = 3 << 20;
 

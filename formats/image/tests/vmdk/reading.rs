@@ -6,7 +6,7 @@ use std::path::Path;
 use rehost_block::{Kind, SameFolder};
 use rehost_image::{Details, Format, Image};
 
-use crate::judge::{assert_content, have, noise, patchwork, run, runs, text};
+use crate::support::{assert_content, have, noise, patchwork, run, runs, text};
 
 /// A text descriptor around `extents`.
 pub(crate) fn descriptor(create_type: &str, extents: &str) -> String {

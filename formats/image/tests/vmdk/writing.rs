@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use rehost_block::{File, Kind, Memory, SameFolder, is_zero};
 use rehost_image::{Adapter, Compression, Format, Image, TargetSpec, VmdkKind, Written, create};
 
-use crate::judge::{assert_content, have, noise, patchwork, qemu_content, run, text};
+use crate::support::writing::{self, any_writes, samples, written};
+use crate::support::{have, judge, patchwork, run, text};
 
 const KINDS: [(VmdkKind, &str); 2] = [
     (VmdkKind::MonolithicSparse, "monolithicSparse"),
@@ -21,28 +22,9 @@ fn spec(kind: VmdkKind, size: usize, name: &str) -> TargetSpec {
     spec
 }
 
-/// Writes `disk` as the copy engine does, `step` bytes at a time, zeroes left out.
 fn write(path: &Path, kind: VmdkKind, disk: &[u8], step: usize) -> Written {
     let name = path.file_name().unwrap().to_str().unwrap();
-    let storage = Arc::new(File::create_new(path).unwrap());
-    let target = create(&spec(kind, disk.len(), name), storage).unwrap();
-    for (nth, piece) in disk.chunks(step).enumerate() {
-        if !is_zero(piece) {
-            let offset = (nth * step) as u64;
-            let payload = target.pack(offset, piece).unwrap();
-            target.put(offset, payload).unwrap();
-        }
-    }
-    target.publish().unwrap()
-}
-
-fn judge(folder: &Path, name: &str, disk: &[u8]) {
-    assert_content(&folder.join(name), disk, name);
-    run(folder, "qemu-img", &["check", name]);
-    assert!(
-        qemu_content(folder, name) == disk,
-        "{name}: qemu-img reads something else"
-    );
+    writing::write(path, &spec(kind, disk.len(), name), disk, step)
 }
 
 #[test]
@@ -52,17 +34,7 @@ fn qemu_img_reads_what_is_written() {
     }
     let folder = tempfile::tempdir().unwrap();
     for (kind, word) in KINDS {
-        for (nth, disk) in [
-            patchwork((70 << 20) + 512),
-            vec![0; 512],
-            text(1, 512),
-            vec![0; 40 << 20],
-            noise(2, 65_536 + 512),
-            [vec![0; 64 << 20], noise(3, 4096)].concat(),
-        ]
-        .iter()
-        .enumerate()
-        {
+        for (nth, disk) in samples(70 << 20, 64 << 20).iter().enumerate() {
             let name = format!("{word} {nth}.vmdk");
             let path = folder.path().join(&name);
             let written = write(&path, kind, disk, 2 << 20);
@@ -79,15 +51,10 @@ proptest! {
     #[test]
     fn any_pattern_survives(
         sectors in 1usize..9000,
-        writes in prop::collection::vec((any::<prop::sample::Index>(), 1usize..200_000, 1u64..99), 0..12),
+        writes in any_writes(),
     ) {
         if have(&["qemu-img"]) {
-            let mut disk = vec![0; sectors * 512];
-            for (place, len, seed) in writes {
-                let at = place.index(disk.len());
-                let end = disk.len().min(at + len);
-                disk[at..end].copy_from_slice(&noise(seed, end - at));
-            }
+            let disk = written(sectors, writes);
             let folder = tempfile::tempdir().unwrap();
             for (kind, word) in KINDS {
                 let name = format!("{word}.vmdk");

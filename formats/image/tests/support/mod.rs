@@ -1,12 +1,17 @@
-//! What the tests share: running the foreign tools, making disk content, reading a whole disk.
+//! What the tests of all formats share: running the foreign tools, making disk content, writing it
+//! into an image, reading a whole disk. Each format uses what it needs of it.
+
+pub(crate) mod corpora;
+pub(crate) mod writing;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
-use rehost_block::{Disk, Run, SameFolder};
-use rehost_image::Image;
+use rehost_block::{Disk, Memory, Result, Run, SameFolder};
+use rehost_image::{Format, Image};
 
 /// Whether all of `tools` can be run here; says which one cannot.
 pub(crate) fn have(tools: &[&str]) -> bool {
@@ -137,11 +142,47 @@ pub(crate) fn assert_content(image: &Path, expected: &[u8], what: &str) -> Image
     image
 }
 
-/// The content of `image` as qemu-img sees it.
+/// The image whose file is `bytes`, under the name `name`.
+pub(crate) fn open_bytes(name: &str, bytes: Vec<u8>, format: Option<Format>) -> Result<Image> {
+    let storage = Arc::new(Memory::new(name, bytes));
+    Image::from_storage(name.into(), storage, format, &SameFolder)
+}
+
+/// Reads the first `most` bytes of the disk, or all where it has less.
+pub(crate) fn read_start(image: &Image, most: u64) -> Result<()> {
+    let disk = image.disk();
+    let mut buffer = vec![0; 1 << 20];
+    for at in (0..image.size().min(most)).step_by(buffer.len()) {
+        let len = buffer
+            .len()
+            .min(usize::try_from(image.size() - at).unwrap());
+        disk.read_at(&mut buffer[..len], at)?;
+    }
+    Ok(())
+}
+
+/// The content of `image` as qemu-img sees it, told apart by qemu-img itself.
 pub(crate) fn qemu_content(folder: &Path, image: &str) -> Vec<u8> {
+    qemu_content_with(folder, image, &[])
+}
+
+/// The content of `image` as qemu-img sees it when `options` are given.
+pub(crate) fn qemu_content_with(folder: &Path, image: &str, options: &[&str]) -> Vec<u8> {
     let raw = format!("{image}.judged.raw");
-    run(folder, "qemu-img", &["convert", "-O", "raw", image, &raw]);
+    let args = [&["convert"], options, &["-O", "raw", image, &raw]].concat();
+    run(folder, "qemu-img", &args);
     let bytes = fs::read(folder.join(&raw)).unwrap();
     fs::remove_file(folder.join(raw)).unwrap();
     bytes
+}
+
+/// Fails unless `name` in `folder` holds `disk` for this program and for qemu-img, which must find
+/// nothing wrong with it either.
+pub(crate) fn judge(folder: &Path, name: &str, disk: &[u8]) {
+    assert_content(&folder.join(name), disk, name);
+    run(folder, "qemu-img", &["check", name]);
+    assert!(
+        qemu_content(folder, name) == disk,
+        "{name}: qemu-img reads something else"
+    );
 }
