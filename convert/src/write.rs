@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rehost_block::{Disk, Error, File, Result};
-use rehost_image::{Compression, Format, TargetSpec, VmdkKind, Written, create};
+use rehost_image::{
+    Compression, Format, OneFile, TargetOptions, TargetSpec, VmdkKind, Written, create,
+};
 use serde::Serialize;
 
 use crate::copy::{Copied, CopyOptions, Progress, copy};
@@ -121,10 +123,12 @@ pub fn write_unnamed(
         writing.format,
         disk.size(),
         name.file_name().unwrap_or_default().to_string_lossy(),
-    );
+    )?;
     spec.compression = writing.compression;
-    if writing.format == Format::Vmdk && writing.compression.is_some() {
-        spec.vmdk = VmdkKind::StreamOptimized;
+    if let TargetOptions::Vmdk(options) = &mut spec.options
+        && writing.compression.is_some()
+    {
+        options.kind = VmdkKind::StreamOptimized;
     }
     spare_sources(name, writing.sources)?;
     let is_device = name
@@ -143,7 +147,7 @@ pub fn write_unnamed(
         let (unfinished, file) = Unfinished::create(name, writing.existing)?;
         (Some(unfinished), file)
     };
-    let target = create(&spec, file)?;
+    let target = create(&spec, file, &OneFile)?;
     let bar = voice.bar(disk.size());
     let mut options = CopyOptions {
         progress: Some(&bar),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use rehost::copy::{Copied, CopyOptions, compare, copy, map};
 use rehost_block::{File, SameFolder};
-use rehost_image::{Format, Image, TargetSpec, VmdkKind, create};
+use rehost_image::{Format, Image, OneFile, TargetSpec, create};
 
 /// The variable that turns a test of this program into the child that does the work.
 const CHILD: &str = "REHOST_TEST_COPY";
@@ -74,14 +74,14 @@ fn disk(path: &Path, size: u64, islands: u64, len: usize) {
 }
 
 fn target(kind: &str, size: u64) -> TargetSpec {
-    let (format, vmdk) = match kind {
-        "raw" => (Format::Raw, VmdkKind::default()),
-        "qcow2" | "qcow2-zlib" | "qcow2-zstd" => (Format::Qcow2, VmdkKind::default()),
-        "stream" => (Format::Vmdk, VmdkKind::StreamOptimized),
-        _ => (Format::Vmdk, VmdkKind::MonolithicSparse),
+    let (format, options) = match kind {
+        "raw" => (Format::Raw, ""),
+        "qcow2" | "qcow2-zlib" | "qcow2-zstd" => (Format::Qcow2, ""),
+        "stream" => (Format::Vmdk, "subformat=streamOptimized"),
+        _ => (Format::Vmdk, "subformat=monolithicSparse"),
     };
-    let mut spec = TargetSpec::new(format, size, format!("to-{kind}"));
-    spec.vmdk = vmdk;
+    let mut spec = TargetSpec::new(format, size, format!("to-{kind}")).unwrap();
+    spec.options.parse(options).unwrap();
     spec.compression = kind
         .strip_prefix("qcow2-")
         .map(|codec| codec.parse().unwrap());
@@ -94,7 +94,7 @@ const KINDS: [&str; 6] = ["raw", "qcow2", "qcow2-zlib", "qcow2-zstd", "vmdk", "s
 fn convert(from: &Path, folder: &Path, kind: &str, threads: usize) -> Copied {
     let image = Image::open(from, None, &SameFolder).unwrap();
     let storage = File::create_new(folder.join(format!("to-{kind}"))).unwrap();
-    let target = create(&target(kind, image.size()), Arc::new(storage)).unwrap();
+    let target = create(&target(kind, image.size()), Arc::new(storage), &OneFile).unwrap();
     let options = CopyOptions {
         threads: NonZeroUsize::new(threads).unwrap(),
         ..CopyOptions::default()
@@ -135,7 +135,7 @@ fn every_format_becomes_every_other_and_the_source_stays_as_it_was() {
             let copied = convert(&folder.join(name), folder, kind, 3);
             assert_eq!(copied.data + copied.zero + copied.hole, SIZE);
             let to = format!("to-{kind}");
-            let format = target(kind, 1).format.as_str();
+            let format = target(kind, 1).format().as_str();
             qemu_img(
                 folder,
                 &["compare", "-f", "raw", "-F", format, "disk.raw", &to],
@@ -219,7 +219,7 @@ fn a_killed_copy_leaves_no_image() {
         assert!(!output.status.success(), "{kind}");
         let path = folder.path().join(format!("to-{kind}"));
         assert!(fs::metadata(&path).unwrap().len() > 1 << 20, "{kind}");
-        let format = target(kind, 1).format;
+        let format = target(kind, 1).format();
         let opened = Image::open(&path, Some(format), &SameFolder);
         assert!(opened.is_err(), "{kind}: opened");
         let sniffed = Format::sniff(&File::open(&path).unwrap()).unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use proptest::prelude::*;
 use rehost_block::doubles::Faulty;
 use rehost_block::{Codec, Located, Memory, Packed, SameFolder, Storage};
-use rehost_image::{Format, Image, TargetSpec, VmdkKind, create};
+use rehost_image::{Format, Image, OneFile, TargetSpec, create};
 
 use super::*;
 
@@ -108,9 +108,9 @@ impl Disk for Patchwork {
 
 fn spec(kind: usize, size: u64) -> TargetSpec {
     let format = [Format::Raw, Format::Vmdk, Format::Vmdk][kind];
-    let mut spec = TargetSpec::new(format, size, "copy.img");
+    let mut spec = TargetSpec::new(format, size, "copy.img").unwrap();
     if kind == 2 {
-        spec.vmdk = VmdkKind::StreamOptimized;
+        spec.options.parse("subformat=streamOptimized").unwrap();
     }
     spec
 }
@@ -154,12 +154,12 @@ proptest! {
         let disk = Patchwork::new(patches);
         let memory = Arc::new(Memory::new("copy.img", Vec::new()));
         let spec = spec(kind, disk.size);
-        let target = create(&spec, memory.clone()).unwrap();
+        let target = create(&spec, memory.clone(), &OneFile).unwrap();
         let copied = copy(&disk, &*target, &threads(count)).unwrap();
         prop_assert_eq!(copied.data + copied.zero + copied.hole, disk.size);
         target.publish().unwrap();
 
-        let image = read_back(&memory, spec.format);
+        let image = read_back(&memory, spec.format());
         prop_assert!(image.size() - disk.size < 512);
         let mut expected = vec![1; disk.size as usize];
         disk.read_at(&mut expected, 0).unwrap();
@@ -217,7 +217,7 @@ fn large_packed_units_are_decoded_once_each() {
     const UNIT: u64 = 2 << 20;
     let disk = Patchwork::new((1..9).map(|byte| Patch::Packed(UNIT, byte)).collect());
     let memory = Arc::new(Memory::new("copy.img", Vec::new()));
-    let target = create(&spec(1, disk.size), memory).unwrap();
+    let target = create(&spec(1, disk.size), memory, &OneFile).unwrap();
     let copied = copy(&disk, &*target, &threads(4)).unwrap();
     assert_eq!(copied.compressed, disk.size);
     assert_eq!(disk.codec.decoded.load(Ordering::SeqCst), 8);
@@ -227,7 +227,7 @@ fn large_packed_units_are_decoded_once_each() {
 fn holes_are_never_read() {
     let disk = Patchwork::new(vec![Patch::Zero(64 << 20), Patch::Data(4096, 1)]);
     let memory = Arc::new(Memory::new("copy.img", Vec::new()));
-    let target = create(&spec(1, disk.size), memory).unwrap();
+    let target = create(&spec(1, disk.size), memory, &OneFile).unwrap();
     let copied = copy(&disk, &*target, &threads(2)).unwrap();
     assert_eq!(copied.hole, 64 << 20);
     assert_eq!(copied.data, 4096);
@@ -240,7 +240,7 @@ fn a_full_target_ends_the_copy_and_is_no_image() {
         for writes in [3, 10, 20] {
             let memory = Memory::new("copy.img", Vec::new());
             let full = Arc::new(Faulty::after(memory, writes));
-            let target = create(&spec(kind, disk.size), full.clone()).unwrap();
+            let target = create(&spec(kind, disk.size), full.clone(), &OneFile).unwrap();
             let error = copy(&disk, &*target, &threads(3)).unwrap_err();
             assert_eq!(error.kind(), rehost_block::Kind::Io, "{error}");
             assert!(target.publish().is_err());
@@ -257,7 +257,7 @@ fn a_disk_that_fills_up_while_it_is_published_leaves_no_image() {
         let total = (1..60)
             .find(|writes| {
                 let full = Arc::new(Faulty::after(Memory::new("copy.img", Vec::new()), *writes));
-                let Ok(target) = create(&spec(kind, disk.size), full) else {
+                let Ok(target) = create(&spec(kind, disk.size), full, &OneFile) else {
                     return false;
                 };
                 copy(&disk, &*target, &threads(1)).is_ok() && target.publish().is_ok()
@@ -265,7 +265,7 @@ fn a_disk_that_fills_up_while_it_is_published_leaves_no_image() {
             .unwrap();
         for writes in total.saturating_sub(6)..total {
             let full = Arc::new(Faulty::after(Memory::new("copy.img", Vec::new()), writes));
-            let target = match create(&spec(kind, disk.size), full.clone()) {
+            let target = match create(&spec(kind, disk.size), full.clone(), &OneFile) {
                 Ok(target) => target,
                 Err(_) => continue,
             };
@@ -294,7 +294,7 @@ fn assert_unpublished(memory: &Memory, kind: usize) {
 fn a_set_flag_cancels() {
     let disk = Patchwork::new(vec![Patch::Data(8 << 20, 1)]);
     let memory = Arc::new(Memory::new("copy.img", Vec::new()));
-    let target = create(&spec(2, disk.size), memory).unwrap();
+    let target = create(&spec(2, disk.size), memory, &OneFile).unwrap();
     let cancel = AtomicBool::new(true);
     let options = CopyOptions {
         cancel: Some(&cancel),
@@ -322,7 +322,7 @@ fn progress_reaches_the_end() {
     ]);
     let last = Last::default();
     let memory = Arc::new(Memory::new("copy.img", Vec::new()));
-    let target = create(&spec(0, disk.size), memory).unwrap();
+    let target = create(&spec(0, disk.size), memory, &OneFile).unwrap();
     let options = CopyOptions {
         progress: Some(&last),
         ..threads(3)
@@ -338,7 +338,7 @@ fn a_worker_that_panics_does_not_leave_the_others_waiting() {
     let patches = (0..32).map(|n| Patch::Packed(1 << 20, if n == 5 { 99 } else { 1 }));
     let disk = Patchwork::new(patches.collect());
     let memory = Arc::new(Memory::new("copy.img", Vec::new()));
-    let target = create(&spec(2, disk.size), memory).unwrap();
+    let target = create(&spec(2, disk.size), memory, &OneFile).unwrap();
     let _ = copy(&disk, &*target, &threads(4));
 }
 

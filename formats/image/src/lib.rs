@@ -14,12 +14,15 @@
 )]
 
 mod blocks;
+mod check;
 mod codec;
 mod create;
 mod details;
 mod format;
 mod image;
+mod in_place;
 mod layer;
+mod options;
 mod qcow2;
 mod raw;
 mod sniff;
@@ -29,12 +32,18 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
-pub use create::{Compression, TargetSpec, VhdKind, VmdkKind, create};
+pub use check::{Check, Finding, Repair, Severity, check, repair};
+pub use create::{TargetBacking, TargetSpec, create};
 pub use details::{
     Details, Qcow2Details, VdiDetails, VhdDetails, VhdxDetails, VhdxKind, VmdkDetails,
 };
 pub use format::Format;
 pub use image::Image;
+pub use in_place::{EditFiles, LayerMut, edit};
 pub use layer::{Backing, LayerDescription};
-pub use target::{Order, Payload, Target, Written};
-pub use vmdk::Adapter;
+pub use options::{
+    Adapter, Compat, Compression, OptionDescription, Preallocation, Qcow2Options, RawOptions,
+    TargetOptions, VdiKind, VdiOptions, VhdKind, VhdOptions, VhdxOptions, VhdxSubformat, VmdkKind,
+    VmdkOptions, parse_size,
+};
+pub use target::{OneFile, Order, Payload, Placed, Target, TargetFiles, Written};

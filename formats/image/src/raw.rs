@@ -7,8 +7,13 @@
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rehost_block::{Error, Result, StorageMut};
+use rehost_block::{Error, Presence, Result, StorageMut};
 
+use crate::Format;
+use crate::check::Check;
+use crate::create::TargetSpec;
+use crate::layer::Opening;
+use crate::options::{Preallocation, RawOptions};
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Bytes per unit: a page, below which file systems have no holes.
@@ -37,6 +42,46 @@ enum Before {
     Zeroes,
     /// What somebody left there.
     OldContent,
+}
+
+/// An empty raw image as `options` ask for.
+///
+/// # Errors
+/// Usage for what a raw image cannot do, or a device that is too small; Io when the storage fails.
+pub(crate) fn create(
+    spec: &TargetSpec,
+    options: RawOptions,
+    storage: Arc<dyn StorageMut>,
+) -> Result<Box<dyn Target>> {
+    spec.refuse_compression("raw images")?;
+    spec.refuse_backing("raw images")?;
+    if options.preallocation != Preallocation::Off {
+        return Err(Error::unsupported("raw images cannot be preallocated"));
+    }
+    Ok(Box::new(RawTarget::create(storage, spec.size)?))
+}
+
+/// Counts what is stored. Nothing about a raw image can be wrong.
+///
+/// # Errors
+/// Io when the storage fails.
+pub(crate) fn check(opening: &Opening<'_>) -> Result<Check> {
+    let mut check = Check::new(Format::Raw);
+    let size = opening.storage.size();
+    check.total_units = size.div_ceil(UNIT.get());
+    check.image_end = size;
+    let mut at = 0;
+    // Ends because every stretch is at least a byte long.
+    while at < size {
+        let (presence, len) = opening.storage.presence(at, size.saturating_sub(at))?;
+        let end = at.saturating_add(len.max(1)).min(size);
+        if presence == Presence::Data {
+            let units = end.div_ceil(UNIT.get()).saturating_sub(at / UNIT);
+            check.allocated_units = check.allocated_units.saturating_add(units);
+        }
+        at = end;
+    }
+    Ok(check)
 }
 
 #[derive(Debug)]
@@ -164,7 +209,7 @@ impl Target for RawTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rehost_block::{Memory, Presence, Storage};
+    use rehost_block::{Memory, Storage};
     use std::path::Path;
 
     /// A device: as long as it is, whatever is asked, and full of old data.

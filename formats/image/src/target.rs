@@ -8,8 +8,9 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
-use rehost_block::{Result, StorageMut};
+use rehost_block::{Error, Result, StorageMut};
 use serde::Serialize;
 
 /// In which order a target takes its payloads.
@@ -28,6 +29,42 @@ pub enum Payload<'a> {
     Plain(&'a [u8]),
     /// The stored form of each unit in turn; an empty one is a unit of zeroes.
     Packed(Vec<Vec<u8>>),
+    /// So many guest bytes of zeroes, in whole units. Only of use over a parent, which would shine
+    /// through units that were never put; other targets store nothing for it.
+    Zero(u64),
+}
+
+/// Room in a file of the target, in one piece.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The file.
+    pub storage: Arc<dyn StorageMut>,
+    /// Where the room begins in it, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes: at least one unit, at most what was asked for.
+    pub len: u64,
+}
+
+/// Makes the further files of a target: extents, a data file.
+pub trait TargetFiles: Send + Sync + fmt::Debug {
+    /// An empty file that will be called `name` beside the image.
+    ///
+    /// # Errors
+    /// Usage when `name` exists and must be kept; Io when it cannot be made.
+    fn create(&self, name: &str) -> Result<Arc<dyn StorageMut>>;
+}
+
+/// For targets that are one file: none can be made.
+#[derive(Debug, Clone, Copy)]
+pub struct OneFile;
+
+impl TargetFiles for OneFile {
+    fn create(&self, name: &str) -> Result<Arc<dyn StorageMut>> {
+        Err(
+            Error::usage(format!("no further file {name:?} can be made here"))
+                .hint("choose a kind of image that is one file"),
+        )
+    }
 }
 
 /// What was written.
@@ -58,11 +95,23 @@ pub trait Target: Send + Sync + fmt::Debug {
     }
 
     /// Allocates room and stores `payload`. Each unit is put at most once; units never put read as
-    /// zeroes.
+    /// zeroes, or as the parent where there is one.
     ///
     /// # Errors
     /// Io when the storage fails; Usage when a unit lies past the end of the disk.
     fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()>;
+
+    /// Allocates room for the guest bytes `offset..offset + len` (whole units, plainly stored, in
+    /// one piece), as much of it as it likes, and says where. The caller then fills all of that
+    /// room itself, by sharing blocks with the source or by writing, and does not put those units.
+    /// `None`: the target stores nothing plainly, or not in a way that can be shared.
+    ///
+    /// # Errors
+    /// As [`Target::put`].
+    fn place(&self, offset: u64, len: u64) -> Result<Option<Placed>> {
+        let _ = (offset, len);
+        Ok(None)
+    }
 
     /// Writes what makes the file an image, and returns once it is on stable storage.
     ///

@@ -29,7 +29,7 @@ use rehost_block::{Error, Result, Storage, StorageMut};
 
 use crate::details::{Details, Qcow2Details};
 use crate::layer::{Backing, LayerDescription, OpenedLayer, Opening};
-use crate::{Format, Target, TargetSpec, codec};
+use crate::{Format, Qcow2Options, Target, TargetFiles, TargetSpec, codec};
 use header::Header;
 use layer::Qcow2;
 
@@ -100,9 +100,15 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
 }
 
 /// Begins one qcow2 file.
-pub(crate) fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Box<dyn Target>> {
+pub(crate) fn create(
+    spec: &TargetSpec,
+    options: &Qcow2Options,
+    storage: Arc<dyn StorageMut>,
+    files: &dyn TargetFiles,
+) -> Result<Box<dyn Target>> {
+    let _ = files;
     let name = storage.name().to_owned();
-    let target = target::create(spec, storage).map_err(|error| error.in_file(name))?;
+    let target = target::create(spec, options, storage).map_err(|error| error.in_file(name))?;
     Ok(Box::new(target))
 }
 

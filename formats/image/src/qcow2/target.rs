@@ -18,7 +18,7 @@ use super::header::{self, MAX_L1_BYTES};
 use super::mapping::Mapping;
 use super::packer::Packer;
 use super::refcount;
-use crate::{Order, Payload, Target, TargetSpec, Written};
+use crate::{Order, Payload, Qcow2Options, Target, TargetSpec, Written};
 
 /// QEMU's default.
 const DEFAULT_CLUSTER: u32 = 64 << 10;
@@ -54,8 +54,22 @@ impl fmt::Debug for Qcow2Target {
 }
 
 /// Begins an image as `spec` asks for.
-pub(super) fn create(spec: &TargetSpec, storage: Arc<dyn StorageMut>) -> Result<Qcow2Target> {
-    let cluster = spec.cluster_size.unwrap_or(DEFAULT_CLUSTER);
+pub(super) fn create(
+    spec: &TargetSpec,
+    options: &Qcow2Options,
+    storage: Arc<dyn StorageMut>,
+) -> Result<Qcow2Target> {
+    spec.refuse_backing("qcow2 targets")?;
+    let plain = Qcow2Options {
+        cluster_size: options.cluster_size,
+        ..Qcow2Options::default()
+    };
+    if *options != plain {
+        return Err(Error::unsupported(
+            "of qcow2's options only cluster_size can be chosen",
+        ));
+    }
+    let cluster = options.cluster_size.unwrap_or(DEFAULT_CLUSTER);
     let geometry = Some(cluster.trailing_zeros())
         .filter(|bits| cluster.is_power_of_two() && (9..=21).contains(bits))
         .and_then(|bits| Geometry::new(bits, false))
@@ -276,6 +290,7 @@ impl Target for Qcow2Target {
         self.noted(match payload {
             Payload::Plain(plain) => self.put_plain(offset, plain),
             Payload::Packed(units) => self.put_packed(offset, units),
+            Payload::Zero(_) => Ok(()),
         })
     }
 

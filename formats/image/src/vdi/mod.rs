@@ -13,4 +13,4 @@ mod target;
 
 pub(crate) use header::is_vdi;
 pub(crate) use layer::open;
-pub(crate) use target::VdiTarget;
+pub(crate) use target::create;

@@ -10,6 +10,8 @@ use rehost_block::{Error, Result, StorageMut};
 
 use super::header::{Draft, MAX_BLOCKS};
 use crate::blocks::{Blocks, Place};
+use crate::create::TargetSpec;
+use crate::options::{VdiKind, VdiOptions};
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Guest bytes per block: `VirtualBox`'s default, and the only size that QEMU reads.
@@ -22,9 +24,26 @@ const MAP_AT: u32 = BLOCK.get();
 /// A map entry without a block.
 const FREE: u32 = u32::MAX;
 
+/// An empty VDI as `options` ask for.
+///
+/// # Errors
+/// Usage for what a VDI cannot do; Io when the storage fails.
+pub(crate) fn create(
+    spec: &TargetSpec,
+    options: VdiOptions,
+    storage: Arc<dyn StorageMut>,
+) -> Result<Box<dyn Target>> {
+    spec.refuse_compression("VDIs")?;
+    spec.refuse_backing("VDIs")?;
+    match options.kind {
+        VdiKind::Dynamic => Ok(Box::new(VdiTarget::create(storage, spec.size)?)),
+        VdiKind::Static => Err(Error::unsupported("static VDIs cannot be written")),
+    }
+}
+
 /// A dynamic VDI being written.
 #[derive(Debug)]
-pub(crate) struct VdiTarget {
+struct VdiTarget {
     storage: Arc<dyn StorageMut>,
     blocks: Blocks,
     /// Where the blocks begin.
@@ -38,7 +57,7 @@ impl VdiTarget {
     ///
     /// # Errors
     /// Usage for a size that cannot be, or a device; Io when the storage fails.
-    pub(crate) fn create(storage: Arc<dyn StorageMut>, size: u64) -> Result<Self> {
+    fn create(storage: Arc<dyn StorageMut>, size: u64) -> Result<Self> {
         let entries = size.div_ceil(UNIT.get());
         if entries == 0 || entries > MAX_BLOCKS {
             let most = MAX_BLOCKS.saturating_mul(UNIT.get());

@@ -17,7 +17,7 @@ mod target;
 
 pub(crate) use footer::is_fixed;
 pub(crate) use open::open;
-pub(crate) use target::{DynamicTarget, fixed};
+pub(crate) use target::create;
 
 /// The unit of the block allocation table and the bitmaps, in bytes.
 const SECTOR: u64 = 512;

@@ -17,6 +17,8 @@ use super::footer::{DiskType, Footer, NOWHERE};
 use super::sparse::UNUSED;
 use super::{SECTOR, header};
 use crate::blocks::{Blocks, Place, amount};
+use crate::create::TargetSpec;
+use crate::options::{VhdKind, VhdOptions};
 use crate::raw::RawTarget;
 use crate::target::{Order, Payload, Target, Written, empty};
 
@@ -61,6 +63,23 @@ fn refuse_device(storage: &dyn StorageMut) -> Result<()> {
         .hint("write it to a file, or write raw to the device"))
 }
 
+/// An empty VHD as `options` ask for.
+///
+/// # Errors
+/// Usage for what a VHD cannot do; Io when the storage fails.
+pub(crate) fn create(
+    spec: &TargetSpec,
+    options: VhdOptions,
+    storage: Arc<dyn StorageMut>,
+) -> Result<Box<dyn Target>> {
+    spec.refuse_compression("VHDs")?;
+    spec.refuse_backing("VHDs")?;
+    match options.kind {
+        VhdKind::Dynamic => Ok(Box::new(DynamicTarget::create(storage, spec.size)?)),
+        VhdKind::Fixed => fixed(storage, spec.size),
+    }
+}
+
 /// A fixed disk being written: a raw one, with a footer after it.
 #[derive(Debug)]
 struct FixedTarget {
@@ -73,7 +92,7 @@ struct FixedTarget {
 ///
 /// # Errors
 /// Usage for a size that cannot be, or a device; Io when the storage fails.
-pub(crate) fn fixed(storage: Arc<dyn StorageMut>, size: u64) -> Result<Box<dyn Target>> {
+fn fixed(storage: Arc<dyn StorageMut>, size: u64) -> Result<Box<dyn Target>> {
     let size = whole(size)?;
     refuse_device(&*storage)?;
     Ok(Box::new(FixedTarget {
@@ -110,7 +129,7 @@ impl Target for FixedTarget {
 
 /// A dynamic disk being written.
 #[derive(Debug)]
-pub(crate) struct DynamicTarget {
+struct DynamicTarget {
     storage: Arc<dyn StorageMut>,
     /// The block allocation table: the sector of each block, at most a million.
     blocks: Blocks,
@@ -124,7 +143,7 @@ impl DynamicTarget {
     ///
     /// # Errors
     /// As [`fixed`].
-    pub(crate) fn create(storage: Arc<dyn StorageMut>, size: u64) -> Result<Self> {
+    fn create(storage: Arc<dyn StorageMut>, size: u64) -> Result<Self> {
         let size = whole(size)?;
         refuse_device(&*storage)?;
         let entries = size.div_ceil(UNIT.get());

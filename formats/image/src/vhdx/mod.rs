@@ -20,7 +20,7 @@ mod region;
 mod target;
 
 pub(crate) use open::open;
-pub(crate) use target::VhdxTarget;
+pub(crate) use target::create;
 
 use std::ops::Range;
 

@@ -16,6 +16,8 @@ use super::header::{HEADERS, Header, SIGNATURE};
 use super::metadata::{Geometry, Metadata};
 use super::region::{Region, Regions, TABLES};
 use super::{KIB64, MAX_SIZE, MIB, amount, length};
+use crate::create::TargetSpec;
+use crate::options::{VhdxOptions, VhdxSubformat};
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Bytes per block when nothing else is asked for: the least, so that little room is lost on small
@@ -47,9 +49,31 @@ const BAT: u64 = 3 * MIB;
 /// The low bits of a table entry whose block is all there.
 const FULLY_PRESENT: u64 = 6;
 
+/// An empty VHDX as `options` ask for.
+///
+/// # Errors
+/// Usage for what a VHDX cannot do; Io when the storage fails.
+pub(crate) fn create(
+    spec: &TargetSpec,
+    options: VhdxOptions,
+    storage: Arc<dyn StorageMut>,
+) -> Result<Box<dyn Target>> {
+    spec.refuse_compression("VHDX images")?;
+    spec.refuse_backing("VHDX images")?;
+    match options.kind {
+        VhdxSubformat::Dynamic => Ok(Box::new(VhdxTarget::create(
+            storage,
+            spec.size,
+            options.block_size,
+            options.logical_sector,
+        )?)),
+        VhdxSubformat::Fixed => Err(Error::unsupported("fixed VHDX images cannot be written")),
+    }
+}
+
 /// A dynamic VHDX being written.
 #[derive(Debug)]
-pub(crate) struct VhdxTarget {
+struct VhdxTarget {
     storage: Arc<dyn StorageMut>,
     metadata: Metadata,
     bat_len: u64,
@@ -72,7 +96,7 @@ impl VhdxTarget {
     ///
     /// # Errors
     /// Usage for sizes that cannot be; Io when the storage fails.
-    pub(crate) fn create(
+    fn create(
         storage: Arc<dyn StorageMut>,
         size: u64,
         block: Option<u32>,

@@ -10,6 +10,7 @@
 //! compressed grains without markers, and an extent file opened without its descriptor.
 
 mod codec;
+mod create;
 mod descriptor;
 mod header;
 mod layer;
@@ -19,11 +20,8 @@ mod sparse_target;
 mod stream_target;
 mod text;
 
-pub use text::Adapter;
-
+pub(crate) use create::create;
 pub(crate) use open::open;
-pub(crate) use sparse_target::SparseTarget;
-pub(crate) use stream_target::StreamTarget;
 
 use rehost_block::{Error, Result};
 

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rehost_block::{Error, Result, StorageMut};
 
 use super::header::{Draft, GTES_PER_GT, Grains};
-use super::text::{Adapter, DESCRIPTOR_SECTORS, descriptor};
+use super::text::{DESCRIPTOR_SECTORS, descriptor};
 use super::{SECTOR, amount};
+use crate::options::Adapter;
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Sectors per grain. VMware's default.

@@ -12,8 +12,9 @@ use rehost_block::{Error, Result, StorageMut};
 use super::codec::deflate;
 use super::header::{Draft, GD_AT_END, GTES_PER_GT, Grains};
 use super::sparse_target::{GRAIN, GRAIN_SECTORS, GT_COVERS, GT_SECTORS, capacity, entry};
-use super::text::{Adapter, DESCRIPTOR_SECTORS, descriptor};
+use super::text::{DESCRIPTOR_SECTORS, descriptor};
 use super::{SECTOR, amount, length};
+use crate::options::Adapter;
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// The first sector after header and descriptor. VMware's number.
@@ -193,9 +194,12 @@ impl Target for StreamTarget {
     fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()> {
         let units = match payload {
             Payload::Packed(units) => units,
+            Payload::Zero(_) => return Ok(()),
             Payload::Plain(plain) => match self.pack(offset, plain)? {
                 Payload::Packed(units) => units,
-                Payload::Plain(_) => return Err(Error::internal("pack gave plain bytes")),
+                Payload::Plain(_) | Payload::Zero(_) => {
+                    return Err(Error::internal("pack gave plain bytes"));
+                }
             },
         };
         let first = offset / GRAIN;

@@ -4,41 +4,20 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
 use rehost_block::{Error, Result};
-use serde::Serialize;
 
 use super::SECTOR;
+use crate::options::Adapter;
 
 /// Sectors kept for an embedded descriptor. VMware's and QEMU's number.
 pub(super) const DESCRIPTOR_SECTORS: u64 = 20;
 
-/// The controller that a VMware product will hang the disk on (`ddb.adapterType`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Adapter {
-    /// LSI Logic SCSI, which every VMware product of the last twenty years has.
-    #[default]
-    LsiLogic,
-    /// BusLogic SCSI, for guests of the 1990s.
-    BusLogic,
-    /// IDE and SATA.
-    Ide,
-}
-
-impl Adapter {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::LsiLogic => "lsilogic",
-            Self::BusLogic => "buslogic",
-            Self::Ide => "ide",
-        }
-    }
-
-    /// Heads, sectors per track and the most cylinders: the BIOS's view of a SCSI disk, and ATA's
-    /// limit of 16,383 cylinders.
-    const fn geometry(self) -> (u64, u64, u64) {
-        match self {
-            Self::LsiLogic | Self::BusLogic => (255, 63, 0xffff_ffff),
-            Self::Ide => (16, 63, 16_383),
+/// Heads, sectors per track and the most cylinders: the BIOS's view of a SCSI disk, and ATA's limit
+/// of 16,383 cylinders.
+const fn geometry(adapter: Adapter) -> (u64, u64, u64) {
+    match adapter {
+        Adapter::Ide => (16, 63, 16_383),
+        Adapter::LsiLogic | Adapter::BusLogic | Adapter::Pvscsi | Adapter::LegacyEsx => {
+            (255, 63, 0xffff_ffff)
         }
     }
 }
@@ -59,7 +38,7 @@ pub(super) fn descriptor(
         ))
         .hint("choose a name without quotes, slashes and line ends"));
     }
-    let (heads, track, most) = adapter.geometry();
+    let (heads, track, most) = geometry(adapter);
     let cylinders = sectors
         .checked_div(heads.saturating_mul(track))
         .unwrap_or(0)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rehost_block::{Error, Kind, Memory, SameFolder, Storage};
-use rehost_image::{Compression, Format, Image, Payload, TargetSpec, create};
+use rehost_image::{Compression, Format, Image, OneFile, Payload, TargetSpec, create};
 
 use crate::support::{noise, text};
 
@@ -22,9 +22,9 @@ fn sample(compression: Option<Compression>) -> Sample {
     let storage = Arc::new(Memory::new("sample.qcow2", Vec::new()));
     let spec = TargetSpec {
         compression,
-        ..TargetSpec::new(Format::Qcow2, SIZE, "sample.qcow2")
+        ..TargetSpec::new(Format::Qcow2, SIZE, "sample.qcow2").unwrap()
     };
-    let target = create(&spec, Arc::<Memory>::clone(&storage)).unwrap();
+    let target = create(&spec, Arc::<Memory>::clone(&storage), &OneFile).unwrap();
     for (index, len) in [(0, CLUSTER), (1, CLUSTER), (4, CLUSTER), (5, CLUSTER - 512)] {
         let len = usize::try_from(len).unwrap();
         let plain = if compression.is_some() {

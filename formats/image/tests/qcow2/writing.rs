@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use rehost_block::doubles::Faulty;
 use rehost_block::{Disk, File, Kind, Memory, SameFolder, Storage, StorageMut, is_zero};
 use rehost_image::{
-    Compression, Format, Image, Order, Payload, Target, TargetSpec, Written, create,
+    Compression, Format, Image, OneFile, Order, Payload, Qcow2Options, Target, TargetOptions,
+    TargetSpec, Written, create,
 };
 
 use crate::support::{
@@ -18,8 +19,11 @@ use crate::support::{
 fn spec(size: u64, cluster: u32, compression: Option<Compression>) -> TargetSpec {
     TargetSpec {
         compression,
-        cluster_size: Some(cluster),
-        ..TargetSpec::new(Format::Qcow2, size, "written.qcow2")
+        options: TargetOptions::Qcow2(Qcow2Options {
+            cluster_size: Some(cluster),
+            ..Qcow2Options::default()
+        }),
+        ..TargetSpec::new(Format::Qcow2, size, "written.qcow2").unwrap()
     }
 }
 
@@ -54,7 +58,7 @@ fn fill(target: &dyn Target, disk: &[u8], step: usize) -> Written {
 
 fn write(path: &Path, spec: &TargetSpec, disk: &[u8], step: usize) -> Written {
     let storage = Arc::new(File::create_new(path).unwrap());
-    fill(&*create(spec, storage).unwrap(), disk, step)
+    fill(&*create(spec, storage, &OneFile).unwrap(), disk, step)
 }
 
 /// Fails unless `qemu-img check` finds neither errors nor leaks.
@@ -128,7 +132,7 @@ fn compressed_images_are_smaller_and_noise_is_stored_plain() {
         let storage = Arc::new(Memory::new("written.qcow2", Vec::new()));
         let spec = spec(disk.len() as u64, 65536, Some(kind));
         let written = fill(
-            &*create(&spec, Arc::<Memory>::clone(&storage)).unwrap(),
+            &*create(&spec, Arc::<Memory>::clone(&storage), &OneFile).unwrap(),
             &disk,
             1 << 20,
         );
@@ -155,9 +159,9 @@ fn an_empty_image_of_64_tib_is_small_and_faultless() {
     }
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let spec = TargetSpec::new(Format::Qcow2, 64 << 40, "big.qcow2");
+    let spec = TargetSpec::new(Format::Qcow2, 64 << 40, "big.qcow2").unwrap();
     let storage = Arc::new(File::create_new(folder.join("big.qcow2")).unwrap());
-    let target = create(&spec, storage).unwrap();
+    let target = create(&spec, storage, &OneFile).unwrap();
     target
         .put((64 << 40) - 65536, Payload::Plain(&noise(1, 65536)))
         .unwrap();
@@ -199,7 +203,7 @@ fn tables_that_do_not_fit_in_memory_go_to_the_file_and_come_back() {
     let folder = folder.path();
     let path = folder.join("spilled.qcow2");
     let storage = Arc::new(File::create_new(&path).unwrap());
-    let target = create(&spec(TABLES * SPAN, 4096, None), storage).unwrap();
+    let target = create(&spec(TABLES * SPAN, 4096, None), storage, &OneFile).unwrap();
     let content = |table: u64, cluster: u64| [(table % 251) as u8 + 1, cluster as u8].repeat(2048);
     let put = |table: u64, cluster: u64| {
         let bytes = content(table, cluster);
@@ -236,7 +240,7 @@ fn until_it_is_published_the_file_is_no_image() {
     let disk = patchwork(1 << 20);
     write(&path, &spec(1 << 20, 65536, None), &disk, 65536);
     let storage = Arc::new(File::open_mut(&path).unwrap());
-    let target = create(&spec(1 << 20, 65536, None), storage).unwrap();
+    let target = create(&spec(1 << 20, 65536, None), storage, &OneFile).unwrap();
     for (index, part) in disk.chunks(65536).enumerate() {
         target
             .put(index as u64 * 65536, Payload::Plain(part))
@@ -264,6 +268,7 @@ fn a_write_that_fails_leaves_no_image_wherever_it_happens() {
         let Ok(target) = create(
             &spec(400_000, 4096, None),
             Arc::<Faulty<_>>::clone(&storage),
+            &OneFile,
         ) else {
             continue;
         };
@@ -296,7 +301,7 @@ fn payloads_that_are_not_whole_units_or_come_twice_are_refused() {
     let disk = noise(1, 200_000);
     let target = |compression| {
         let storage: Arc<dyn StorageMut> = Arc::new(Memory::new("odd.qcow2", Vec::new()));
-        create(&spec(200_000, 65536, compression), storage).unwrap()
+        create(&spec(200_000, 65536, compression), storage, &OneFile).unwrap()
     };
     for (offset, len) in [
         (0, 1000),
@@ -331,7 +336,7 @@ fn specifications_that_make_no_sense_are_usage_errors() {
         spec(1 << 20, 65536, Some(Compression::Zlib(0))),
         spec(1 << 20, 65536, Some(Compression::Zstd(99))),
     ] {
-        let error = create(&spec, storage()).unwrap_err();
+        let error = create(&spec, storage(), &OneFile).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage, "{spec:?}: {error}");
     }
 }
@@ -354,7 +359,7 @@ proptest! {
         let mut taken = [false; 48];
         let storage = Arc::new(Memory::new("any.qcow2", Vec::new()));
         let spec = spec(size as u64, unit as u32, compression);
-        let target = create(&spec, Arc::<Memory>::clone(&storage)).unwrap();
+        let target = create(&spec, Arc::<Memory>::clone(&storage), &OneFile).unwrap();
         for (seed, (first, count, kind)) in puts.into_iter().enumerate() {
             let end = (first + count).min(48);
             if taken[first..end].contains(&true) {

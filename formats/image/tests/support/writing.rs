@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rehost_block::{File, Memory, is_zero};
-use rehost_image::{Target, TargetSpec, Written, create};
+use rehost_image::{OneFile, Target, TargetSpec, Written, create};
 
 use super::{noise, patchwork, text};
 
@@ -25,13 +25,17 @@ pub(crate) fn fill(target: &dyn Target, disk: &[u8], step: usize) -> Written {
 /// A new image at `path` with `disk` in it.
 pub(crate) fn write(path: &Path, spec: &TargetSpec, disk: &[u8], step: usize) -> Written {
     let storage = Arc::new(File::create_new(path).unwrap());
-    fill(&*create(spec, storage).unwrap(), disk, step)
+    fill(&*create(spec, storage, &OneFile).unwrap(), disk, step)
 }
 
 /// The bytes of a new image with `disk` in it.
 pub(crate) fn in_memory(spec: &TargetSpec, disk: &[u8], step: usize) -> Vec<u8> {
     let memory = Arc::new(Memory::new(&spec.name, Vec::new()));
-    fill(&*create(spec, memory.clone()).unwrap(), disk, step);
+    fill(
+        &*create(spec, memory.clone(), &OneFile).unwrap(),
+        disk,
+        step,
+    );
     memory.to_vec()
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use rehost_image::{Format, TargetSpec, Written};
 
 fn spec(disk: &[u8]) -> TargetSpec {
-    TargetSpec::new(Format::Vdi, disk.len() as u64, "disk.vdi")
+    TargetSpec::new(Format::Vdi, disk.len() as u64, "disk.vdi").unwrap()
 }
 
 /// Writes `disk` some blocks at a time.

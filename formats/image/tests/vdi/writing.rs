@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rehost_block::{Kind, Memory, SameFolder};
-use rehost_image::{Compression, Format, Image, Payload, TargetSpec, create};
+use rehost_image::{Compression, Format, Image, OneFile, Payload, TargetSpec, create};
 
 use crate::support::writing::{any_writes, samples, written};
 use crate::support::{have, judge, noise, run, text};
@@ -85,8 +85,8 @@ fn sizes_are_in_sectors_and_two_disks_differ() {
 #[test]
 fn an_unpublished_file_is_no_image() {
     let memory = Arc::new(Memory::new("x.vdi", Vec::new()));
-    let spec = TargetSpec::new(Format::Vdi, 3 << 20, "x.vdi");
-    let target = create(&spec, memory.clone()).unwrap();
+    let spec = TargetSpec::new(Format::Vdi, 3 << 20, "x.vdi").unwrap();
+    let target = create(&spec, memory.clone(), &OneFile).unwrap();
     target.put(0, Payload::Plain(&text(1, 2 << 20))).unwrap();
     drop(target);
     let error =
@@ -99,13 +99,13 @@ fn an_unpublished_file_is_no_image() {
 fn what_a_vdi_cannot_be_is_refused() {
     let refused = |spec: &TargetSpec| {
         let memory = Arc::new(Memory::new("x.vdi", Vec::new()));
-        create(spec, memory).unwrap_err().to_string()
+        create(spec, memory, &OneFile).unwrap_err().to_string()
     };
     for size in [0, (16 << 40) + 1, u64::MAX] {
-        let error = refused(&TargetSpec::new(Format::Vdi, size, "x.vdi"));
+        let error = refused(&TargetSpec::new(Format::Vdi, size, "x.vdi").unwrap());
         assert!(error.contains("size cannot be that of a VDI"), "{error}");
     }
-    let mut spec = TargetSpec::new(Format::Vdi, 4096, "x.vdi");
+    let mut spec = TargetSpec::new(Format::Vdi, 4096, "x.vdi").unwrap();
     spec.compression = Some(Compression::Zstd(3));
     assert!(refused(&spec).contains("VDIs cannot be compressed"));
 }

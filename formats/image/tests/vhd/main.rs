@@ -12,13 +12,20 @@ mod writing;
 
 use std::path::Path;
 
-use rehost_image::{Format, TargetSpec, VhdKind, Written};
+use rehost_image::{Format, TargetOptions, TargetSpec, VhdKind, VhdOptions, Written};
 
 const KINDS: [(VhdKind, &str); 2] = [(VhdKind::Dynamic, "dynamic"), (VhdKind::Fixed, "fixed")];
 
+fn kind_of(kind: VhdKind) -> TargetOptions {
+    TargetOptions::Vhd(VhdOptions {
+        kind,
+        ..VhdOptions::default()
+    })
+}
+
 fn spec(kind: VhdKind, disk: &[u8]) -> TargetSpec {
-    let mut spec = TargetSpec::new(Format::Vhd, disk.len() as u64, "disk.vhd");
-    spec.vhd = kind;
+    let mut spec = TargetSpec::new(Format::Vhd, disk.len() as u64, "disk.vhd").unwrap();
+    spec.options = kind_of(kind);
     spec
 }
 

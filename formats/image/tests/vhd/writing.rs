@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rehost_block::{File, Kind, Memory, SameFolder, StorageMut};
-use rehost_image::{Compression, Format, Image, TargetSpec, VhdKind, create};
+use rehost_image::{Compression, Format, Image, OneFile, TargetSpec, VhdKind, create};
 
 use crate::support::writing::{any_writes, samples, written};
 use crate::support::{assert_content, have, noise, run, text};
@@ -76,10 +76,10 @@ fn sizes_are_exact_and_other_readers_agree() {
         // The third size is more than any geometry can say; nothing is stored.
         for size in [512u64, 12_345 * 512, 1 << 40] {
             let path = folder.path().join(format!("{word}{size}"));
-            let mut spec = TargetSpec::new(Format::Vhd, size, "a.vhd");
-            spec.vhd = kind;
+            let mut spec = TargetSpec::new(Format::Vhd, size, "a.vhd").unwrap();
+            spec.options = kind_of(kind);
             let storage = Arc::new(File::create_new(&path).unwrap());
-            create(&spec, storage).unwrap().publish().unwrap();
+            create(&spec, storage, &OneFile).unwrap().publish().unwrap();
             let image = Image::open(&path, None, &SameFolder).unwrap();
             assert_eq!((image.size(), image.format()), (size, Format::Vhd));
             let args = ["info", "-f", "vpc", "--output=json", path.to_str().unwrap()];
@@ -114,9 +114,9 @@ proptest! {
 fn a_size_of_no_whole_sector_is_rounded_up_with_zeroes() {
     for (kind, word) in KINDS {
         let memory = Arc::new(Memory::new("disk.vhd", Vec::new()));
-        let mut spec = TargetSpec::new(Format::Vhd, 5000, "disk.vhd");
-        spec.vhd = kind;
-        let target = create(&spec, memory.clone()).unwrap();
+        let mut spec = TargetSpec::new(Format::Vhd, 5000, "disk.vhd").unwrap();
+        spec.options = kind_of(kind);
+        let target = create(&spec, memory.clone(), &OneFile).unwrap();
         let disk = noise(1, 5000);
         target.put(0, target.pack(0, &disk).unwrap()).unwrap();
         target.publish().unwrap();
@@ -145,9 +145,9 @@ fn an_unpublished_file_is_no_image() {
     for (kind, word) in KINDS {
         let path = folder.path().join(word);
         let storage = Arc::new(File::create_new(&path).unwrap());
-        let mut spec = TargetSpec::new(Format::Vhd, 3 << 20, word);
-        spec.vhd = kind;
-        let target = create(&spec, storage).unwrap();
+        let mut spec = TargetSpec::new(Format::Vhd, 3 << 20, word).unwrap();
+        spec.options = kind_of(kind);
+        let target = create(&spec, storage, &OneFile).unwrap();
         let disk = text(1, 2 << 20);
         target.put(0, target.pack(0, &disk).unwrap()).unwrap();
         drop(target);
@@ -162,11 +162,11 @@ fn an_unpublished_file_is_no_image() {
 fn what_a_vhd_cannot_be_is_refused() {
     let refused = |change: &dyn Fn(&mut TargetSpec)| {
         KINDS.map(|(kind, _)| {
-            let mut spec = TargetSpec::new(Format::Vhd, 4096, "x.vhd");
-            spec.vhd = kind;
+            let mut spec = TargetSpec::new(Format::Vhd, 4096, "x.vhd").unwrap();
+            spec.options = kind_of(kind);
             change(&mut spec);
             let storage: Arc<dyn StorageMut> = Arc::new(Memory::new("x.vhd", Vec::new()));
-            create(&spec, storage).unwrap_err().to_string()
+            create(&spec, storage, &OneFile).unwrap_err().to_string()
         })
     };
     for error in refused(&|spec| spec.compression = Some(Compression::Zlib(6))) {

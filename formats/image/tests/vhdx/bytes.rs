@@ -14,7 +14,7 @@ pub(crate) const BAT: usize = 3 << 20;
 pub(crate) const BLOCK: usize = 1 << 20;
 
 pub(crate) fn spec(size: usize) -> TargetSpec {
-    TargetSpec::new(Format::Vhdx, size as u64, "disk.vhdx")
+    TargetSpec::new(Format::Vhdx, size as u64, "disk.vhdx").unwrap()
 }
 
 /// A published image of `disk`.
@@ -51,4 +51,9 @@ pub(crate) fn regions(bytes: &mut [u8], field: usize, value: &[u8]) {
         put(bytes, at + field, value);
         seal(bytes, at, 64 << 10);
     }
+}
+
+/// Sets an option whose value is a number.
+pub(crate) fn set(spec: &mut TargetSpec, name: &str, value: u32) {
+    spec.options.parse(&format!("{name}={value}")).unwrap();
 }

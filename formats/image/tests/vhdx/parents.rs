@@ -6,7 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use rehost_block::{Kind, SameFolder};
-use rehost_image::{Details, Image, TargetSpec, VhdxKind};
+use rehost_image::{Details, Image, OneFile, TargetOptions, TargetSpec, VhdxKind};
 
 use crate::bytes::{BAT, BLOCK, HEADERS, ITEMS, METADATA, image_of, put, spec, u64_at};
 use crate::reading::make;
@@ -96,7 +96,10 @@ fn block_size(bytes: &[u8]) -> usize {
 /// A child of `parent`, its blocks 1 and 2 its own, half of 2 by turns of 3 sectors, and what
 /// it reads as.
 fn child(folder: &Path, parent: &str, name: &str, below: &[u8], spec: &TargetSpec) -> Vec<u8> {
-    let sector = spec.sector_size.unwrap_or(512) as usize;
+    let TargetOptions::Vhdx(options) = &spec.options else {
+        panic!("a VHDX is wanted");
+    };
+    let sector = options.logical_sector.unwrap_or(512) as usize;
     let mut own = vec![0; below.len()];
     own[BLOCK..3 * BLOCK].copy_from_slice(&noise(name.len() as u64, 2 * BLOCK));
     let mut bytes = image_of(&own, spec);
@@ -158,7 +161,7 @@ fn bitmaps_of_4096_byte_sectors_count_in_those() {
     let folder = tempfile::tempdir().unwrap();
     let base = patchwork(5 << 20);
     let mut spec = spec(base.len());
-    spec.sector_size = Some(4096);
+    set(&mut spec, "logical_sector_size", 4096);
     fs::write(folder.path().join("base.vhdx"), image_of(&base, &spec)).unwrap();
     let expected = child(folder.path(), "base.vhdx", "child.vhdx", &base, &spec);
     assert_content(&folder.path().join("child.vhdx"), &expected, "4096");
@@ -175,7 +178,7 @@ proptest! {
         let size = (2usize << block) + 512 * 77;
         let (base, own) = (noise(1, size), noise(2, size));
         let mut spec = spec(size);
-        spec.block_size = Some(1 << block);
+        set(&mut spec, "block_size", 1 << block);
         fs::write(folder.path().join("base.vhdx"), image_of(&base, &spec)).unwrap();
         let mut bytes = image_of(&own, &spec);
         let linkage = linkage(&folder.path().join("base.vhdx"));
@@ -210,12 +213,12 @@ fn a_child_with_a_bitmap_in_its_second_chunk_finds_it() {
     let folder = tempfile::tempdir().unwrap();
     let size = (4usize << 30) + (1 << 20);
     let mut spec = spec(size);
-    spec.block_size = Some(256 << 20);
+    set(&mut spec, "block_size", 256 << 20);
     let make = |seed| {
         let memory = std::sync::Arc::new(
             rehost_block::File::create_new(folder.path().join(format!("{seed}.vhdx"))).unwrap(),
         );
-        let target = rehost_image::create(&spec, memory).unwrap();
+        let target = rehost_image::create(&spec, memory, &OneFile).unwrap();
         target
             .put(4 << 30, rehost_image::Payload::Plain(&noise(seed, 1 << 20)))
             .unwrap();

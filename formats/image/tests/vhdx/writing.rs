@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rehost_block::{File, Kind, Memory, SameFolder, is_zero};
-use rehost_image::{Compression, Details, Format, Image, Payload, TargetSpec, create};
+use rehost_image::{Compression, Details, Format, Image, OneFile, Payload, TargetSpec, create};
 
 use crate::bytes::{BAT, HEADERS, METADATA, image_of, spec, u64_at};
 use crate::support::writing::{any_writes, samples, write, written};
@@ -26,7 +26,9 @@ fn qemu_img_reads_what_is_written() {
             let name = format!("{nth} {block:?}.vhdx");
             let path = folder.path().join(&name);
             let mut spec = spec(disk.len());
-            spec.block_size = block;
+            if let Some(block) = block {
+                set(&mut spec, "block_size", block);
+            }
             let written = write(&path, &spec, disk, step);
             assert_eq!(written.file_bytes, fs::metadata(&path).unwrap().len());
             assert_eq!(written.file_bytes % (1 << 20), 0);
@@ -48,7 +50,7 @@ proptest! {
             let disk = written(sectors, writes);
             let folder = tempfile::tempdir().unwrap();
             let mut spec = spec(disk.len());
-            spec.block_size = Some(1 << block);
+            set(&mut spec, "block_size", 1 << block);
             write(&folder.path().join("disk.vhdx"), &spec, &disk, 192 << 10);
             judge(folder.path(), "disk.vhdx", &disk);
         }
@@ -64,9 +66,9 @@ fn blocks_of_later_chunks_have_their_entries_where_qemu_looks_for_them() {
     for block in [1u32 << 20, 64 << 20] {
         let name = format!("{block}.vhdx");
         let mut spec = spec(9 << 30);
-        spec.block_size = Some(block);
+        set(&mut spec, "block_size", block);
         let storage = Arc::new(File::create_new(folder.path().join(&name)).unwrap());
-        let target = create(&spec, storage).unwrap();
+        let target = create(&spec, storage, &OneFile).unwrap();
         // Chunks are 4 GiB.
         let places = [(4u64 << 30) - (64 << 10), 4 << 30, (8 << 30) + (1 << 20), 0];
         let mut args = vec!["-r".to_owned(), "-f".to_owned(), "vhdx".to_owned()];
@@ -92,7 +94,7 @@ fn blocks_of_later_chunks_have_their_entries_where_qemu_looks_for_them() {
 fn sectors_of_4096_bytes_round_the_size_up() {
     let disk = patchwork((5 << 20) + 512);
     let mut spec = spec(disk.len());
-    spec.sector_size = Some(4096);
+    set(&mut spec, "logical_sector_size", 4096);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("4k.vhdx");
     fs::write(&path, image_of(&disk, &spec)).unwrap();
@@ -141,7 +143,7 @@ fn an_unpublished_file_is_no_image() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk.vhdx");
     let storage = Arc::new(File::create_new(&path).unwrap());
-    let target = create(&spec(1 << 20), storage).unwrap();
+    let target = create(&spec(1 << 20), storage, &OneFile).unwrap();
     target.put(0, Payload::Plain(&text(1, 1 << 20))).unwrap();
     drop(target);
     let error = Image::open(&path, Some(Format::Vhdx), &SameFolder).unwrap_err();
@@ -157,7 +159,7 @@ fn a_write_that_fails_leaves_no_image() {
         let memory =
             rehost_block::doubles::Faulty::after(Memory::new("disk.vhdx", Vec::new()), writes);
         let storage = Arc::new(memory);
-        let done = create(&spec(2 << 20), storage.clone()).and_then(|target| {
+        let done = create(&spec(2 << 20), storage.clone(), &OneFile).and_then(|target| {
             target.put(0, Payload::Plain(&text(1, 2 << 20)))?;
             target.publish()
         });
@@ -178,21 +180,21 @@ fn what_a_vhdx_cannot_be_is_refused() {
         ("cannot be compressed", |spec| {
             spec.compression = Some(Compression::Zlib(6))
         }),
-        ("block size", |spec| spec.block_size = Some(3 << 20)),
-        ("block size", |spec| spec.block_size = Some(1 << 19)),
-        ("block size", |spec| spec.block_size = Some(1 << 29)),
-        ("sector size", |spec| spec.sector_size = Some(520)),
+        ("block size", |spec| set(spec, "block_size", 3 << 20)),
+        ("block size", |spec| set(spec, "block_size", 1 << 19)),
+        ("block size", |spec| set(spec, "block_size", 1 << 29)),
+        ("sector size", |spec| set(spec, "logical_sector_size", 520)),
         ("size cannot be", |spec| spec.size = 0),
         ("size cannot be", |spec| spec.size = (64 << 40) + 1),
     ];
     for (named, change) in cases {
         let mut spec = spec(4096);
         change(&mut spec);
-        let error = create(&spec, memory()).unwrap_err();
+        let error = create(&spec, memory(), &OneFile).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage);
         assert!(error.to_string().contains(named), "{error}");
     }
-    let target = create(&spec(64 << 10), memory()).unwrap();
+    let target = create(&spec(64 << 10), memory(), &OneFile).unwrap();
     for (at, len) in [(64 << 10, 512), (512, 512), (0, (64 << 10) + 512)] {
         let error = target.put(at, Payload::Plain(&vec![1; len])).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage);

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use rehost_block::{Error, Kind, Result};
-use rehost_image::{Format, TargetSpec, VmdkKind};
+use rehost_image::{Format, TargetOptions, TargetSpec, VmdkKind, VmdkOptions};
 
 use crate::support::writing::in_memory;
 use crate::support::{open_bytes, patchwork, read_start, text};
@@ -13,8 +13,11 @@ fn image(kind: VmdkKind) -> Vec<u8> {
         VmdkKind::MonolithicSparse => patchwork(2 << 20),
         VmdkKind::StreamOptimized => text(1, 2 << 20),
     };
-    let mut spec = TargetSpec::new(Format::Vmdk, 2 << 20, "disk.vmdk");
-    spec.vmdk = kind;
+    let mut spec = TargetSpec::new(Format::Vmdk, 2 << 20, "disk.vmdk").unwrap();
+    spec.options = TargetOptions::Vmdk(VmdkOptions {
+        kind,
+        ..VmdkOptions::default()
+    });
     in_memory(&spec, &disk, disk.len())
 }
 

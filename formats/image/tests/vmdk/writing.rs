@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rehost_block::{File, Kind, Memory, SameFolder, is_zero};
-use rehost_image::{Adapter, Compression, Format, Image, TargetSpec, VmdkKind, Written, create};
+use rehost_image::{
+    Adapter, Compression, Format, Image, OneFile, TargetOptions, TargetSpec, VmdkKind, VmdkOptions,
+    Written, create,
+};
 
 use crate::support::writing::{self, any_writes, samples, written};
 use crate::support::{have, judge, patchwork, run, text};
@@ -17,8 +20,11 @@ const KINDS: [(VmdkKind, &str); 2] = [
 ];
 
 fn spec(kind: VmdkKind, size: usize, name: &str) -> TargetSpec {
-    let mut spec = TargetSpec::new(Format::Vmdk, size as u64, name);
-    spec.vmdk = kind;
+    let mut spec = TargetSpec::new(Format::Vmdk, size as u64, name).unwrap();
+    spec.options = TargetOptions::Vmdk(VmdkOptions {
+        kind,
+        ..VmdkOptions::default()
+    });
     spec
 }
 
@@ -138,7 +144,7 @@ fn an_unpublished_file_is_no_image() {
     for (kind, word) in KINDS {
         let path = folder.path().join(word);
         let storage = Arc::new(File::create_new(&path).unwrap());
-        let target = create(&spec(kind, 1 << 20, word), storage).unwrap();
+        let target = create(&spec(kind, 1 << 20, word), storage, &OneFile).unwrap();
         let disk = text(1, 1 << 20);
         target.put(0, target.pack(0, &disk).unwrap()).unwrap();
         drop(target);
@@ -150,7 +156,7 @@ fn an_unpublished_file_is_no_image() {
 #[test]
 fn what_a_vmdk_cannot_be_is_refused() {
     let memory = || Arc::new(Memory::new("x.vmdk", Vec::new()));
-    let refused = |spec: &TargetSpec| create(spec, memory()).unwrap_err().to_string();
+    let refused = |spec: &TargetSpec| create(spec, memory(), &OneFile).unwrap_err().to_string();
     let mut plain = spec(VmdkKind::MonolithicSparse, 4096, "x.vmdk");
     plain.compression = Some(Compression::Zlib(6));
     assert!(refused(&plain).contains("monolithicSparse"));
@@ -173,8 +179,13 @@ fn the_adapter_asked_for_is_in_the_descriptor() {
     ] {
         let memory = Arc::new(Memory::new("x.vmdk", Vec::new()));
         let mut spec = spec(VmdkKind::MonolithicSparse, 1 << 20, "x.vmdk");
-        spec.adapter = adapter;
-        create(&spec, memory.clone()).unwrap().publish().unwrap();
+        if let TargetOptions::Vmdk(options) = &mut spec.options {
+            options.adapter = adapter;
+        }
+        create(&spec, memory.clone(), &OneFile)
+            .unwrap()
+            .publish()
+            .unwrap();
         let text = String::from_utf8_lossy(&memory.to_vec()[512..]).into_owned();
         assert!(text.contains(&format!("ddb.adapterType = {word}")));
     }
