@@ -10,8 +10,8 @@ use crate::support::{open_bytes, patchwork, read_start, text};
 /// An image of a small disk, as written here.
 fn image(kind: VmdkKind) -> Vec<u8> {
     let disk = match kind {
-        VmdkKind::MonolithicSparse => patchwork(2 << 20),
         VmdkKind::StreamOptimized => text(1, 2 << 20),
+        _ => patchwork(2 << 20),
     };
     let mut spec = TargetSpec::new(Format::Vmdk, 2 << 20, "disk.vmdk").unwrap();
     spec.options = TargetOptions::Vmdk(VmdkOptions {
