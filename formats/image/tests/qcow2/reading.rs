@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use rehost_block::{AllowedFolders, Kind, SameFolder};
-use rehost_image::{Details, Format, Image, OneFile};
+use rehost_image::{Details, Format, Image};
 
 use crate::support::{assert_content, have, patchwork, qemu_content, run, runs};
 
@@ -167,20 +167,13 @@ fn chains_of_raw_and_qcow2_read_through_and_name_every_file() {
         run(folder, "qemu-img", &base);
     };
     // Each child is bigger than its parent; names are relative to the file that has them.
-    create(&below, "middle.qcow2", "base.raw", "raw", "1M", &OneFile);
+    create(&below, "middle.qcow2", "base.raw", "raw", "1M");
     run(
         &below,
         "qemu-io",
         &["-c", "write -P 0x22 600k 200k", "middle.qcow2"],
     );
-    create(
-        folder,
-        "top.qcow2",
-        "below/middle.qcow2",
-        "qcow2",
-        "2M",
-        &OneFile,
-    );
+    create(folder, "top.qcow2", "below/middle.qcow2", "qcow2", "2M");
     run(
         folder,
         "qemu-io",

@@ -10,7 +10,7 @@ use rehost_image::{Compression, Format, Image, OneFile, TargetSpec, VhdKind, cre
 
 use crate::support::writing::{any_writes, samples, written};
 use crate::support::{assert_content, have, noise, run, text};
-use crate::{KINDS, in_memory, qemu_content, write};
+use crate::{KINDS, in_memory, kind_of, qemu_content, write};
 
 fn judge(folder: &Path, name: &str, disk: &[u8]) {
     assert_content(&folder.join(name), disk, name);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use rehost_block::{Kind, SameFolder};
 use rehost_image::{Details, Image, OneFile, TargetOptions, TargetSpec, VhdxKind};
 
-use crate::bytes::{BAT, BLOCK, HEADERS, ITEMS, METADATA, image_of, put, spec, u64_at};
+use crate::bytes::{BAT, BLOCK, HEADERS, ITEMS, METADATA, image_of, put, set, spec, u64_at};
 use crate::reading::make;
 use crate::support::{assert_content, have, noise, patchwork};
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rehost_block::{File, Kind, Memory, SameFolder, is_zero};
 use rehost_image::{Compression, Details, Format, Image, OneFile, Payload, TargetSpec, create};
 
-use crate::bytes::{BAT, HEADERS, METADATA, image_of, spec, u64_at};
+use crate::bytes::{BAT, HEADERS, METADATA, image_of, set, spec, u64_at};
 use crate::support::writing::{any_writes, samples, write, written};
 use crate::support::{assert_content, have, judge, patchwork, run, text};
 
