@@ -14,6 +14,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, ftruncate, o
 use rustix::io::Errno;
 
 use crate::disk::amount;
+use crate::storage::fill_holes;
 use crate::{Error, Presence, Result, Storage, StorageMut};
 
 /// Zeroes written at a time where a hole cannot be punched.
@@ -233,6 +234,17 @@ impl StorageMut for File {
             left = left.saturating_sub(amount(part));
         }
         Ok(())
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> Result<()> {
+        if len == 0 || !self.sparse {
+            return Ok(());
+        }
+        match fallocate(&self.file, FallocateFlags::empty(), offset, len) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill_holes(self, offset, len),
+            Err(error) => Err(self.failed("cannot reserve room", offset, error)),
+        }
     }
 
     fn sync(&self) -> Result<()> {

@@ -37,5 +37,5 @@ pub use file::File;
 pub use memory::Memory;
 pub use opener::{AllowedFolders, Opened, Opener, SameFolder};
 pub use overlay::Overlay;
-pub use storage::{Presence, Storage, StorageMut};
+pub use storage::{Presence, Storage, StorageMut, fill_holes};
 pub use window::{Window, WindowMut};
