@@ -2,6 +2,7 @@
 //! into an image, reading a whole disk. Each format uses what it needs of it.
 
 pub(crate) mod corpora;
+pub(crate) mod second;
 pub(crate) mod writing;
 
 use std::ffi::OsStr;

@@ -11,6 +11,7 @@ use rehost_image::{
     Written, create,
 };
 
+use crate::support::second::assert_second;
 use crate::support::writing::{self, any_writes, samples, written};
 use crate::support::{have, judge, patchwork, run, text};
 
@@ -49,6 +50,17 @@ fn qemu_img_reads_what_is_written() {
             let info = run(folder.path(), "qemu-img", &["info", &name]);
             assert!(String::from_utf8_lossy(&info).contains(word));
         }
+    }
+}
+
+#[test]
+fn libvmdk_and_dissect_read_what_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = patchwork(70 << 20);
+    for (kind, word) in KINDS {
+        let path = folder.path().join(format!("{word}.vmdk"));
+        write(&path, kind, &disk, 2 << 20);
+        assert_second("vmdk", &path, &[], &["libvmdk", "dissect"], &disk);
     }
 }
 
