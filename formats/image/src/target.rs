@@ -6,6 +6,7 @@
 //! and [`Target::put`] from many threads too, or in ascending order where the format asks for that.
 //! [`Target::publish`] then writes the structures that make the file an image.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -27,8 +28,9 @@ pub enum Order {
 pub enum Payload<'a> {
     /// Guest bytes as they are.
     Plain(&'a [u8]),
-    /// The stored form of each unit in turn; an empty one is a unit of zeroes.
-    Packed(Vec<Vec<u8>>),
+    /// The stored form of each unit in turn; an empty one is a unit of zeroes, a borrowed one is
+    /// stored as it is.
+    Packed(Vec<Cow<'a, [u8]>>),
     /// So many guest bytes of zeroes, in whole units. Only of use over a parent, which would shine
     /// through units that were never put; other targets store nothing for it.
     Zero(u64),

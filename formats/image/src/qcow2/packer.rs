@@ -1,21 +1,20 @@
 //! Compresses clusters, from many threads at once.
 //!
 //! QEMU writes and some readers expect a deflate window of 4 KiB (`block/qcow2-threads.c` asks zlib
-//! for 12 window bits), so that is what is written; zstd frames carry their own parameters.
+//! for 12 window bits), so that is what is written; zstd frames carry their own parameters. Clusters
+//! that look like noise are stored as they are without asking the codec, which is where most of its
+//! time would go on a disk with compressed or encrypted files.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use flate2::{Compress, FlushCompress, Status};
 use rehost_block::{Error, Result, is_zero};
+use rehost_deflate::{Encoder, Level, is_noise};
 use zstd::bulk::Compressor;
 
 use super::CompressionType;
 use crate::Compression;
-
-/// Window bits of deflate: 4 KiB.
-const WINDOW_BITS: u8 = 12;
 
 /// Packs clusters of one size with one codec.
 pub(super) struct Packer {
@@ -25,15 +24,13 @@ pub(super) struct Packer {
     idle: Mutex<Vec<State>>,
 }
 
-struct State {
-    codec: Codec,
-    /// Room for the packed form.
-    room: Vec<u8>,
-}
-
-enum Codec {
-    Zlib(Box<Compress>),
-    Zstd(Compressor<'static>),
+enum State {
+    Zlib(Box<Encoder>),
+    Zstd {
+        codec: Compressor<'static>,
+        /// Room for the packed form.
+        room: Vec<u8>,
+    },
 }
 
 impl fmt::Debug for Packer {
@@ -78,7 +75,7 @@ impl Packer {
 
     /// The stored form of each cluster of `plain`: nothing for zeroes, a shorter form where the
     /// codec finds one, else the whole cluster as it is.
-    pub(super) fn pack(&self, plain: &[u8]) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn pack<'a>(&self, plain: &'a [u8]) -> Result<Vec<Cow<'a, [u8]>>> {
         let mut state = match self.take() {
             Some(state) => state,
             None => self.start()?,
@@ -94,35 +91,32 @@ impl Packer {
         packed
     }
 
-    fn pack_one(&self, state: &mut State, cluster: &[u8]) -> Result<Vec<u8>> {
+    fn pack_one<'a>(&self, state: &mut State, cluster: &'a [u8]) -> Result<Cow<'a, [u8]>> {
         if is_zero(cluster) {
-            return Ok(Vec::new());
+            return Ok(Cow::Borrowed(&[]));
         }
         // The disk's last cluster may be short; what is stored is always a whole one.
         let mut whole = Cow::Borrowed(cluster);
         if cluster.len() < self.cluster_size {
             whole.to_mut().resize(self.cluster_size, 0);
         }
-        let room = &mut state.room;
-        let len = match &mut state.codec {
-            Codec::Zlib(zlib) => {
-                // zlib-rs 0.6.8 panics in a later cluster when a stream that did not fit is reset
-                // (its pending buffer keeps its start), so the room is enough for any cluster.
-                zlib.reset();
-                zlib.compress(&whole, room, FlushCompress::Finish)
-                    .ok()
-                    .filter(|status| *status == Status::StreamEnd)
-                    .and_then(|_| usize::try_from(zlib.total_out()).ok())
-                    .ok_or_else(|| Error::internal("deflate outgrew its room"))?
-            }
-            Codec::Zstd(zstd) => zstd
-                .compress_to_buffer(&whole, room)
-                .map_err(|error| Error::internal("zstd failed").because(error))?,
-        };
-        match room.get(..len) {
-            Some(packed) if len < self.cluster_size => Ok(packed.to_vec()),
-            _ => Ok(whole.into_owned()),
+        if is_noise(&whole) {
+            return Ok(whole);
         }
+        let packed = match state {
+            State::Zlib(encoder) => encoder.encode(&whole, self.cluster_size.saturating_sub(1)),
+            State::Zstd { codec, room } => {
+                let len = codec
+                    .compress_to_buffer(&whole, room)
+                    .map_err(|error| Error::internal("zstd failed").because(error))?;
+                room.get(..len)
+                    .filter(|packed| packed.len() < self.cluster_size)
+            }
+        };
+        Ok(match packed {
+            Some(packed) => Cow::Owned(packed.to_vec()),
+            None => whole,
+        })
     }
 
     fn take(&self) -> Option<State> {
@@ -133,23 +127,18 @@ impl Packer {
     }
 
     fn start(&self) -> Result<State> {
-        let codec = match self.compression {
-            Compression::Zlib(level) => {
-                let level = flate2::Compression::new(u32::from(level));
-                let zlib = Compress::new_with_window_bits(level, false, WINDOW_BITS);
-                Codec::Zlib(Box::new(zlib))
+        match self.compression {
+            Compression::Zlib(level) => Level::new(level)
+                .map(|level| State::Zlib(Box::new(Encoder::new(level))))
+                .ok_or_else(|| Error::internal("a level that deflate does not have")),
+            Compression::Zstd(level) => {
+                let codec = Compressor::new(i32::from(level))
+                    .map_err(|error| Error::internal("zstd cannot be set up").because(error))?;
+                // zstd's worst case, a few bytes of frame included, is far less.
+                let room = vec![0; self.cluster_size.saturating_mul(2).saturating_add(64)];
+                Ok(State::Zstd { codec, room })
             }
-            Compression::Zstd(level) => Compressor::new(i32::from(level))
-                .map(Codec::Zstd)
-                .map_err(|error| Error::internal("zstd cannot be set up").because(error))?,
-        };
-        // Deflate's worst case is 9 bits a byte, zstd's is less; both have a few bytes of frame.
-        let quarter = self.cluster_size / 4;
-        let room = self.cluster_size.saturating_add(quarter).saturating_add(64);
-        Ok(State {
-            codec,
-            room: vec![0; room],
-        })
+        }
     }
 }
 
@@ -167,7 +156,7 @@ mod tests {
         let plain: Vec<u8> = piece.iter().copied().cycle().take(65536).collect();
         for level in 1..=9 {
             let packer = Packer::new(Compression::Zlib(level), 65536).unwrap();
-            let packed = packer.pack(&plain).unwrap().remove(0);
+            let packed = packer.pack(&plain).unwrap().remove(0).into_owned();
             assert!(packed.len() < 65536, "level {level}");
             let mut out = vec![0; 65536];
             let mut strict = Decompress::new_with_window_bits(false, 12);
@@ -223,7 +212,7 @@ mod tests {
             plain.extend([7; 100]);
             let packed = packer.pack(&plain).unwrap();
             assert!(packed[0].is_empty());
-            assert!(packed[1] == noise);
+            assert!(*packed[1] == *noise);
             assert!((1..512).contains(&packed[2].len()));
         }
     }

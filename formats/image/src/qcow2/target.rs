@@ -4,6 +4,7 @@
 //! else is on stable storage. A payload takes its room and its table entries under a short lock;
 //! bytes are written outside of it, plain payloads in one piece.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -166,17 +167,22 @@ impl Qcow2Target {
         Ok(())
     }
 
-    fn put_packed(&self, offset: u64, units: Vec<Vec<u8>>) -> Result<()> {
+    fn put_packed(&self, offset: u64, units: &[Cow<'_, [u8]>]) -> Result<()> {
         let size = self.geometry.cluster_size();
         let all = amount(units.len()).saturating_mul(size);
         // The last unit of the disk is stored whole and may reach past its end.
         self.clusters(offset, all.min(self.size.saturating_sub(offset)))?;
-        let places = self.place(offset, &units)?;
+        let places = self.place(offset, units)?;
 
-        // Units that lie together go out as one write. Ends with the units.
+        // Packed units that lie together go out as one write; whole ones are long enough by
+        // themselves. Ends with the units.
         let mut start = 0u64;
         let mut joined: Vec<u8> = Vec::new();
-        for (unit, place) in units.into_iter().zip(places) {
+        for (unit, place) in units.iter().zip(places) {
+            if amount(unit.len()) == size {
+                self.flush(unit, place)?;
+                continue;
+            }
             if unit.is_empty() {
                 continue;
             }
@@ -185,17 +191,13 @@ impl Qcow2Target {
                 joined.clear();
                 start = place;
             }
-            if joined.is_empty() {
-                joined = unit;
-            } else {
-                joined.extend_from_slice(&unit);
-            }
+            joined.extend_from_slice(unit);
         }
         self.flush(&joined, start)
     }
 
     /// Room and table entries for each of `units`; zeroes get neither.
-    fn place(&self, offset: u64, units: &[Vec<u8>]) -> Result<Vec<u64>> {
+    fn place(&self, offset: u64, units: &[Cow<'_, [u8]>]) -> Result<Vec<u64>> {
         let size = self.geometry.cluster_size();
         let split = packed_split(size.trailing_zeros());
         let state = &mut *self.state();
@@ -289,7 +291,7 @@ impl Target for Qcow2Target {
     fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()> {
         self.noted(match payload {
             Payload::Plain(plain) => self.put_plain(offset, plain),
-            Payload::Packed(units) => self.put_packed(offset, units),
+            Payload::Packed(units) => self.put_packed(offset, &units),
             Payload::Zero(_) => Ok(()),
         })
     }

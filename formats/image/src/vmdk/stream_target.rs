@@ -5,6 +5,7 @@
 //! the footer and the end-of-stream marker close the file. ESXi's importers refuse streams without
 //! a footer, so one is always written, and the header's grain directory offset is all ones.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rehost_block::{Error, Result, StorageMut};
@@ -164,7 +165,7 @@ impl Target for StreamTarget {
         let mut units = Vec::new();
         for grain in plain.chunks(whole) {
             if rehost_block::is_zero(grain) {
-                units.push(Vec::new());
+                units.push(Cow::Borrowed(&[][..]));
             } else {
                 // The marker's length field is filled in afterwards.
                 let mut unit = Vec::new();
@@ -184,7 +185,7 @@ impl Target for StreamTarget {
                     field.copy_from_slice(&len.to_le_bytes());
                 }
                 unit.resize(unit.len().next_multiple_of(length(SECTOR)?), 0);
-                units.push(unit);
+                units.push(Cow::Owned(unit));
             }
             lba = lba.saturating_add(GRAIN_SECTORS);
         }
@@ -237,7 +238,7 @@ impl Target for StreamTarget {
                 .saturating_mul(SECTOR)
                 .saturating_sub(grain.saturating_mul(GRAIN.get()));
             stream.stored = stream.stored.saturating_add(left.min(GRAIN.get()));
-            pending.extend(unit);
+            pending.extend_from_slice(&unit);
         }
         self.storage
             .write_at(&pending, start.saturating_mul(SECTOR))?;
