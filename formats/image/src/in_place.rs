@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Opener, Result, StorageMut};
 
 use crate::create::TargetBacking;
-use crate::{Format, Image};
+use crate::{Format, Image, raw};
 
 /// Opens the further files of an image (extents, a data file) for writing. The path has passed the
 /// [`Opener`] before.
@@ -117,7 +117,11 @@ pub fn edit(
         opener,
         files,
     };
-    Err(editing.refused(format, "changed in place"))
+    match format {
+        Format::Raw => Ok(raw::edit(&editing)),
+        _ => Err(editing.refused(format, "changed in place")),
+    }
+    .map_err(|error| error.in_file(&path))
 }
 
 impl Image {

@@ -4,6 +4,8 @@
 //! that it is unfinished; the guest's own first sector is kept back until then. On a storage that
 //! cannot be emptied first (a block device), ranges that nothing was put into are zeroed.
 
+mod edit;
+
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +17,8 @@ use crate::create::TargetSpec;
 use crate::layer::Opening;
 use crate::options::{Preallocation, RawOptions};
 use crate::target::{Order, Payload, Target, Written, empty};
+
+pub(crate) use edit::edit;
 
 /// Bytes per unit: a page, below which file systems have no holes.
 const UNIT: NonZeroU64 = NonZeroU64::new(4096).unwrap();

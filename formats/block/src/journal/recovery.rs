@@ -1,0 +1,217 @@
+//! What a killed run left: finding its journal, and putting the files back as they were.
+
+use std::fs::TryLockError;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::record::{Before, HEAD, Head, Record, Salt, read_head};
+use super::{Journal, canonical, lock, remove};
+use crate::{Error, File, Opener, Result, Storage, StorageMut};
+
+/// A journal that is there although nobody here began it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leftover {
+    /// Its run is still at work on this image.
+    Running(PathBuf),
+    /// Its run was killed, and this image is half changed.
+    Killed(PathBuf),
+}
+
+impl Leftover {
+    /// Why the image cannot be used.
+    #[must_use]
+    pub fn error(&self) -> Error {
+        match self {
+            Self::Running(image) => Error::usage("is being changed by another run")
+                .in_file(image)
+                .hint("wait until it is done"),
+            Self::Killed(image) => {
+                Error::usage("was left half changed by a run that was killed; its journal is there")
+                    .in_file(image)
+                    .hint(format!(
+                        "`rehost undo {0}` or `rehost check --repair {0}` rolls the change back",
+                        image.display()
+                    ))
+            }
+        }
+    }
+}
+
+/// Whether there is a journal for `image`.
+///
+/// # Errors
+/// Io when that cannot be found out.
+pub fn left_over(image: &Path) -> Result<Option<Leftover>> {
+    let image = canonical(image)?;
+    let journal = Journal::name_for(&image);
+    match journal.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("cannot be examined", error).in_file(journal)),
+        Ok(_) => {}
+    }
+    let file = File::open(&journal)?;
+    let locked = file
+        .as_file()
+        .is_some_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)));
+    Ok(Some(if locked {
+        Leftover::Running(image)
+    } else {
+        Leftover::Killed(image)
+    }))
+}
+
+/// What was put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The files, the image itself first. Empty when the killed run had changed nothing yet.
+    pub files: Vec<PathBuf>,
+    /// Bytes put back.
+    pub bytes: u64,
+}
+
+/// Rolls back the change of `image` that was interrupted: every file that the journal covers is bit
+/// for bit and in its length as it was before. Can itself be interrupted and run again. Files other
+/// than the image are named by the journal, so they must pass `opener`.
+///
+/// # Errors
+/// Usage when there is no journal, or its run is still at work; Corrupt, with nothing changed, when the
+/// journal is damaged in a part that may have been needed; Io when a file cannot be written.
+pub fn recover(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
+    let image = canonical(image)?;
+    let path = Journal::name_for(&image);
+    match left_over(&image)? {
+        None => return Err(Error::usage("has no journal: there is nothing to undo").in_file(image)),
+        Some(left @ Leftover::Running(_)) => return Err(left.error()),
+        Some(Leftover::Killed(_)) => {}
+    }
+    let storage = File::open_mut(&path)?;
+    lock(&storage, &path)?;
+    let Some(journal) = read(&path, &storage)? else {
+        remove(&path)?;
+        return Ok(Recovered {
+            files: Vec::new(),
+            bytes: 0,
+        });
+    };
+    let mut files: Vec<(PathBuf, Arc<dyn StorageMut>)> = Vec::new();
+    for covered in &journal.files {
+        let own = image.file_name().map(Path::new) == Some(covered.name.as_path());
+        let path = if own {
+            image.clone()
+        } else {
+            opener.open(&covered.name, &image)?.path
+        };
+        let file = File::open_mut(&path)?;
+        lock(&file, &path)?;
+        files.push((path, Arc::new(file)));
+    }
+    let bytes = journal.apply(&storage, |nth| {
+        files.get(nth).map(|(_, file)| Arc::clone(file))
+    })?;
+    remove(&path)?;
+    Ok(Recovered {
+        files: files.into_iter().map(|(path, _)| path).collect(),
+        bytes,
+    })
+}
+
+/// A journal whose records were all looked at.
+#[derive(Debug)]
+pub(super) struct Checked {
+    salt: Salt,
+    files: Vec<CoveredFile>,
+    /// Where the last whole record ends.
+    end: u64,
+    path: PathBuf,
+}
+
+#[derive(Debug)]
+struct CoveredFile {
+    name: PathBuf,
+    size: u64,
+}
+
+/// Looks at a journal; `None` when nothing was ever changed under it.
+///
+/// # Errors
+/// Corrupt when it is no journal, or one that is damaged where it may have been needed.
+pub(super) fn read(path: &Path, storage: &dyn Storage) -> Result<Option<Checked>> {
+    let (salt, flushed) = match read_head(storage)? {
+        Head::NeverFlushed => return Ok(None),
+        Head::Foreign => {
+            return Err(Error::corrupt("is no journal of this program")
+                .in_file(path)
+                .hint("if it has nothing to do with the image, move it away"));
+        }
+        Head::Journal { salt, flushed } => (salt, flushed),
+    };
+    let mut files: Vec<CoveredFile> = Vec::new();
+    let mut at = HEAD;
+    // Ends because every record moves `at` on.
+    while let Some((record, next)) = Record::read(storage, salt, at)? {
+        let nth = usize::try_from(record.file).unwrap_or(usize::MAX);
+        match record.before {
+            Before::File { size, name } if nth == files.len() => {
+                files.push(CoveredFile { name, size });
+            }
+            Before::Bytes { .. } | Before::Zeroes { .. } if nth < files.len() => {}
+            _ => return Err(damaged(path, at)),
+        }
+        at = next;
+    }
+    // What was written but never flushed was never relied on: no byte that it covers was changed.
+    if at < flushed {
+        return Err(damaged(path, at));
+    }
+    Ok(Some(Checked {
+        salt,
+        files,
+        end: at,
+        path: path.to_owned(),
+    }))
+}
+
+fn damaged(path: &Path, at: u64) -> Error {
+    Error::corrupt("a record of the journal is damaged: the old bytes are lost")
+        .in_file(path)
+        .at(at)
+        .hint("restore the image from a copy; if it is to be kept as it is, move the journal away")
+}
+
+impl Checked {
+    /// Writes the old bytes back, gives each file its old length, and flushes them. Returns the
+    /// number of bytes.
+    ///
+    /// # Errors
+    /// Io when a file cannot be written.
+    pub(super) fn apply(
+        &self,
+        storage: &dyn Storage,
+        file: impl Fn(usize) -> Option<Arc<dyn StorageMut>>,
+    ) -> Result<u64> {
+        let of = |nth: usize| file(nth).ok_or_else(|| damaged(&self.path, HEAD));
+        let mut at = HEAD;
+        let mut bytes = 0u64;
+        // Ends because every record moves `at` on.
+        while at < self.end {
+            let read = Record::read(storage, self.salt, at)?;
+            let (record, next) = read.ok_or_else(|| damaged(&self.path, at))?;
+            let len = record.len();
+            let nth = usize::try_from(record.file).unwrap_or(usize::MAX);
+            match record.before {
+                Before::File { .. } => {}
+                Before::Bytes { offset, bytes } => of(nth)?.write_at(&bytes, offset)?,
+                Before::Zeroes { offset, len } => of(nth)?.zero_at(offset, len)?,
+            }
+            bytes = bytes.saturating_add(len);
+            at = next;
+        }
+        for (nth, covered) in self.files.iter().enumerate() {
+            let file = of(nth)?;
+            file.set_size(covered.size)?;
+            file.sync()?;
+        }
+        Ok(bytes)
+    }
+}

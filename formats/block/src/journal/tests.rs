@@ -1,0 +1,259 @@
+//! The journal: whatever happens, and whenever, the old bytes come back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::doubles::Faulty;
+use crate::{Kind, SameFolder};
+
+/// An image of `size` bytes with a hole in its middle.
+fn image(folder: &Path, name: &str, size: u64) -> (PathBuf, Vec<u8>) {
+    let path = folder.join(name);
+    let file = File::create_new(&path).unwrap();
+    file.set_size(size).unwrap();
+    let third = size / 3;
+    for start in [0, 2 * third] {
+        let bytes: Vec<u8> = (start..start + third)
+            .map(|at| (at * 7 / 3 % 251) as u8)
+            .collect();
+        file.write_at(&bytes, start).unwrap();
+    }
+    let bytes = fs::read(&path).unwrap();
+    (path.canonicalize().unwrap(), bytes)
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write(u64, usize),
+    Zero(u64, u64),
+    Size(u64),
+}
+
+fn apply(storage: &dyn StorageMut, changes: &[Change]) -> Result<()> {
+    for change in changes {
+        match change {
+            Change::Write(at, len) => storage.write_at(&vec![0xc5; *len], *at)?,
+            Change::Zero(at, len) => storage.zero_at(*at, *len)?,
+            Change::Size(size) => storage.set_size(*size)?,
+        }
+    }
+    Ok(())
+}
+
+fn some_changes() -> Vec<Change> {
+    vec![
+        Change::Write(5, 10),
+        Change::Write(300_000, 200_000),
+        Change::Zero(100_000, 300_000),
+        Change::Write(999_990, 70_000),
+        Change::Size(400_000),
+        Change::Write(600_000, 100),
+        Change::Size(2_000_000),
+        Change::Write(0, 1_000_000),
+    ]
+}
+
+#[test]
+fn a_change_holds_once_it_is_committed_and_its_journal_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, before) = image(folder.path(), "a", 1_000_000);
+    let journal = Journal::begin(&path).unwrap();
+    let storage = journal.open(&path).unwrap();
+    assert!(matches!(
+        left_over(&path).unwrap(),
+        Some(Leftover::Running(_))
+    ));
+    storage.write_at(b"new", 7).unwrap();
+    journal.commit().unwrap();
+    let after = fs::read(&path).unwrap();
+    assert_eq!(after[7..10], *b"new");
+    assert_eq!(after[10..], before[10..]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    let error = storage.write_at(b"late", 0).unwrap_err();
+    assert_eq!(error.kind(), Kind::Internal, "{error}");
+}
+
+#[test]
+fn rolling_back_and_recovering_give_every_byte_and_length_back() {
+    for recovers in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, a_before) = image(folder.path(), "a", 1_000_000);
+        let (b, b_before) = image(folder.path(), "b", 70_001);
+        let journal = Journal::begin(&a).unwrap();
+        let files = [journal.open(&a).unwrap(), journal.open(&b).unwrap()];
+        for file in &files {
+            apply(&**file, &some_changes()).unwrap();
+        }
+        if recovers {
+            drop((journal, files));
+            let error = Journal::begin(&a).unwrap_err();
+            assert!(error.to_string().contains("rehost undo"), "{error}");
+            let recovered = recover(&a, &SameFolder).unwrap();
+            assert_eq!(recovered.files, [a.clone(), b.clone()]);
+            assert!(recover(&a, &SameFolder).is_err());
+        } else {
+            journal.roll_back().unwrap();
+        }
+        assert!(fs::read(&a).unwrap() == a_before);
+        assert!(fs::read(&b).unwrap() == b_before);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn a_failure_at_any_write_of_the_image_or_the_journal_is_undone() {
+    for faulty_journal in [false, true] {
+        let mut failures = 0;
+        for writes in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let (path, before) = image(folder.path(), "a", 1_000_000);
+            let name = Journal::name_for(&path);
+            let file = File::create_new(&name).unwrap();
+            let limit = |counts: bool| if counts { writes } else { u64::MAX };
+            let journal: Arc<dyn StorageMut> = Arc::new(Faulty::after(file, limit(faulty_journal)));
+            let storage = File::open_mut(&path).unwrap();
+            let storage = Arc::new(Faulty::after(storage, limit(!faulty_journal)));
+            let ended = (|| {
+                let journal = Journal::start(path.clone(), name.clone(), journal)?;
+                let storage = journal.cover(&path, storage)?;
+                apply(&*storage, &some_changes())
+            })();
+            recover(&path, &SameFolder).unwrap();
+            assert!(fs::read(&path).unwrap() == before, "after {writes} writes");
+            if ended.is_ok() {
+                break;
+            }
+            failures += 1;
+        }
+        assert!(failures >= 8, "{failures}");
+    }
+}
+
+/// A change that was killed: the image's path, its old bytes, and the journal's name.
+fn killed(folder: &Path) -> (PathBuf, Vec<u8>, PathBuf) {
+    let (path, before) = image(folder, "a", 1_000_000);
+    let journal = Journal::begin(&path).unwrap();
+    let storage = journal.open(&path).unwrap();
+    apply(&*storage, &some_changes()).unwrap();
+    let name = Journal::name_for(&path);
+    (path, before, name)
+}
+
+#[test]
+fn a_torn_record_behind_the_mark_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, before, journal) = killed(folder.path());
+    let mut bytes = fs::read(&journal).unwrap();
+    let torn = Record::bytes(0, 0, &[9; 1000]).encode(Salt::new());
+    bytes.extend(&torn[..700]);
+    fs::write(&journal, bytes).unwrap();
+    recover(&path, &SameFolder).unwrap();
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn a_damaged_record_before_the_mark_stops_the_recovery_before_it_changes_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _, journal) = killed(folder.path());
+    let whole = fs::read(&journal).unwrap();
+    let changed = fs::read(&path).unwrap();
+    for at in [4096, 4200, 100_000, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        fs::write(&journal, &bytes).unwrap();
+        let error = recover(&path, &SameFolder).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{at}: {error}");
+        fs::write(&journal, &whole[..at]).unwrap();
+        assert!(recover(&path, &SameFolder).is_err(), "cut at {at}");
+    }
+    assert!(fs::read(&path).unwrap() == changed);
+    fs::write(&journal, &whole).unwrap();
+    recover(&path, &SameFolder).unwrap();
+}
+
+#[test]
+fn a_journal_that_was_never_flushed_is_removed_and_a_foreign_file_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, before) = image(folder.path(), "a", 1000);
+    let journal = Journal::name_for(&path);
+    for content in [vec![], vec![0; 100], vec![0; 4096]] {
+        fs::write(&journal, content).unwrap();
+        assert!(recover(&path, &SameFolder).unwrap().files.is_empty());
+        assert!(!journal.exists());
+    }
+    fs::write(&journal, vec![b'x'; 5000]).unwrap();
+    assert!(recover(&path, &SameFolder).is_err());
+    assert!(journal.exists());
+    assert!(fs::read(&path).unwrap() == before);
+}
+
+#[test]
+fn a_journal_cannot_name_files_outside_its_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let away = tempfile::tempdir().unwrap();
+    let (path, _) = image(folder.path(), "a", 1000);
+    let (victim, before) = image(away.path(), "victim", 1000);
+    let journal = Journal::begin(&path).unwrap();
+    let storage = journal.open(&victim).unwrap();
+    storage.write_at(b"changed", 0).unwrap();
+    drop((journal, storage));
+    let error = recover(&path, &SameFolder).unwrap_err();
+    assert!(error.to_string().contains("--allow-path"), "{error}");
+    let gate = crate::AllowedFolders::new([away.path().to_owned()]).unwrap();
+    recover(&path, &gate).unwrap();
+    assert!(fs::read(&victim).unwrap() == before);
+}
+
+#[test]
+fn a_file_that_is_open_elsewhere_for_changes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, _) = image(folder.path(), "a", 1000);
+    let (b, _) = image(folder.path(), "b", 1000);
+    let first = Journal::begin(&a).unwrap();
+    let _open = first.open(&b).unwrap();
+    let second = Journal::begin(&b).unwrap();
+    let error = second.open(&b).unwrap_err();
+    assert!(error.to_string().contains("in use"), "{error}");
+    second.roll_back().unwrap();
+}
+
+#[test]
+fn ranges_are_saved_once() {
+    let mut saved = BTreeMap::new();
+    insert(&mut saved, 10..20);
+    insert(&mut saved, 30..40);
+    assert_eq!(gaps(&saved, 0..50), [0..10, 20..30, 40..50]);
+    assert_eq!(gaps(&saved, 12..18), []);
+    assert_eq!(gaps(&saved, 15..35), [20..30]);
+    insert(&mut saved, 20..30);
+    assert_eq!(saved, BTreeMap::from([(10, 40)]));
+    insert(&mut saved, 0..100);
+    assert_eq!(saved, BTreeMap::from([(0, 100)]));
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (0..400_000u64, 1..90_000usize).prop_map(|(at, len)| Change::Write(at, len)),
+        2 => (0..400_000u64, 0..90_000u64).prop_map(|(at, len)| Change::Zero(at, len)),
+        1 => (0..500_000u64).prop_map(Change::Size),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_changes_are_undone(changes in prop::collection::vec(change(), 1..12), size in 1..300_000u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, before) = image(folder.path(), "a", size);
+        let journal = Journal::begin(&path).unwrap();
+        let storage = journal.open(&path).unwrap();
+        apply(&*storage, &changes).unwrap();
+        drop((journal, storage));
+        recover(&path, &SameFolder).unwrap();
+        prop_assert!(fs::read(&path).unwrap() == before);
+    }
+}
