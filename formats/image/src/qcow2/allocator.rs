@@ -19,17 +19,24 @@ pub(super) struct Allocator {
     packed_end: u64,
     /// References of each cluster, as far as clusters of packed bytes reach. All others have one.
     references: Vec<u16>,
+    /// The most that a refcount can say, and these numbers hold.
+    most: u16,
 }
 
 impl Allocator {
-    /// Everything after the first cluster, which is the header's.
-    pub(super) fn new(geometry: Geometry) -> Self {
+    /// Everything after the first cluster, which is the header's. Refcounts have
+    /// `1 << refcount_order` bits.
+    pub(super) fn new(geometry: Geometry, refcount_order: u32) -> Self {
         Self {
             geometry,
             next: geometry.cluster_size(),
             packed: 0,
             packed_end: 0,
             references: Vec::new(),
+            most: match 1u32.checked_shl(refcount_order) {
+                Some(bits) if bits < 16 => 1u16.checked_shl(bits).unwrap_or(0).saturating_sub(1),
+                _ => u16::MAX,
+            },
         }
     }
 
@@ -88,7 +95,7 @@ impl Allocator {
     fn can_refer(&self, offset: u64) -> bool {
         self.references
             .get(self.index(offset))
-            .is_none_or(|count| *count < u16::MAX)
+            .is_none_or(|count| *count < self.most)
     }
 
     fn refer(&mut self, offset: u64) {

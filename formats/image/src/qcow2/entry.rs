@@ -13,9 +13,9 @@ pub(super) const COPIED: u64 = 1 << 63;
 /// Bit 62: the cluster is compressed.
 pub(super) const COMPRESSED: u64 = 1 << 62;
 /// Bit 0 of a standard entry: the cluster reads as zeroes (version 3).
-const ZERO: u64 = 1;
+pub(super) const ZERO: u64 = 1;
 /// Subclusters of a cluster with an extended L2 entry.
-const SUBCLUSTERS: u32 = 32;
+pub(super) const SUBCLUSTERS: u32 = 32;
 
 /// A byte offset in the file that holds the clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,10 @@ const MAX_EXTENSIONS: u32 = 1024;
 
 /// The type of the feature name table.
 pub(super) const FEATURE_NAMES: u32 = 0x6803_f857;
+/// The type of the backing file's format.
+pub(super) const BACKING_FORMAT: u32 = 0xe279_2aca;
+/// The type of the data file's name.
+pub(super) const DATA_FILE_NAME: u32 = 0x4441_5441;
 
 /// What the extensions of one image say.
 #[derive(Debug, Default)]
@@ -54,8 +58,8 @@ impl Extensions {
 
     fn take(&mut self, kind: u32, body: &[u8]) {
         match kind {
-            0xe279_2aca => self.backing_format = Some(body.to_vec()),
-            0x4441_5441 => self.data_file = Some(body.to_vec()),
+            BACKING_FORMAT => self.backing_format = Some(body.to_vec()),
+            DATA_FILE_NAME => self.data_file = Some(body.to_vec()),
             0x2385_2875 => {
                 self.bitmaps = body.first_chunk().map_or(0, |n| u32::from_be_bytes(*n));
             }

@@ -6,20 +6,20 @@ use rehost_block::{Error, Fields, Result, Storage};
 
 use super::CompressionType;
 use super::entry::Geometry;
-use super::extension::{Extensions, FEATURE_NAMES};
+use super::extension::Extensions;
 
 /// Largest L1 table, in bytes. QEMU's: `QCOW_MAX_L1_SIZE`.
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 
 const DIRTY: u64 = 1 << 0;
 const CORRUPT: u64 = 1 << 1;
-const DATA_FILE: u64 = 1 << 2;
-const COMPRESSION_TYPE: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
+pub(super) const DATA_FILE: u64 = 1 << 2;
+pub(super) const COMPRESSION_TYPE: u64 = 1 << 3;
+pub(super) const EXTENDED_L2: u64 = 1 << 4;
 const KNOWN: u64 = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 
-const LAZY_REFCOUNTS: u64 = 1 << 0;
-const DATA_FILE_RAW: u64 = 1 << 1;
+pub(super) const LAZY_REFCOUNTS: u64 = 1 << 0;
+pub(super) const DATA_FILE_RAW: u64 = 1 << 1;
 
 /// What the header says, checked.
 #[derive(Debug)]
@@ -301,56 +301,4 @@ pub(super) fn past_end(error: Error, end: u64, file_size: u64) -> Error {
     error
         .mismatch(format!("a file of at least {end} bytes"), file_size)
         .hint("the file may be truncated: copy it again from its origin")
-}
-
-/// The header of an image being published: version 3, 16-bit refcounts, no backing file.
-#[derive(Debug)]
-pub(super) struct New {
-    pub(super) size: u64,
-    pub(super) cluster_bits: u32,
-    pub(super) l1_offset: u64,
-    pub(super) l1_entries: u64,
-    pub(super) refcount_offset: u64,
-    pub(super) refcount_clusters: u64,
-    pub(super) compression: CompressionType,
-}
-
-impl New {
-    /// The bytes of the first cluster, as far as they are not zero: at most 512.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let (incompatible, compression_type) = match self.compression {
-            CompressionType::Zlib => (0, 0),
-            CompressionType::Zstd => (COMPRESSION_TYPE, 1),
-        };
-        let short = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes();
-        let mut bytes = Vec::with_capacity(512);
-        bytes.extend_from_slice(b"QFI\xfb");
-        bytes.extend_from_slice(&3u32.to_be_bytes());
-        bytes.extend_from_slice(&[0; 12]); // no backing file
-        bytes.extend_from_slice(&self.cluster_bits.to_be_bytes());
-        bytes.extend_from_slice(&self.size.to_be_bytes());
-        bytes.extend_from_slice(&[0; 4]); // not encrypted
-        bytes.extend_from_slice(&short(self.l1_entries));
-        bytes.extend_from_slice(&self.l1_offset.to_be_bytes());
-        bytes.extend_from_slice(&self.refcount_offset.to_be_bytes());
-        bytes.extend_from_slice(&short(self.refcount_clusters));
-        bytes.extend_from_slice(&[0; 12]); // no snapshots
-        bytes.extend_from_slice(&incompatible.to_be_bytes());
-        bytes.extend_from_slice(&[0; 16]); // compatible and autoclear features
-        bytes.extend_from_slice(&4u32.to_be_bytes());
-        bytes.extend_from_slice(&112u32.to_be_bytes());
-        bytes.extend_from_slice(&[compression_type, 0, 0, 0, 0, 0, 0, 0]);
-        if incompatible != 0 {
-            // Lets a QEMU too old for it say what it lacks.
-            bytes.extend_from_slice(&FEATURE_NAMES.to_be_bytes());
-            bytes.extend_from_slice(&48u32.to_be_bytes());
-            let mut entry = [0; 48];
-            for (place, byte) in entry.iter_mut().zip(b"\x00\x03compression type") {
-                *place = *byte;
-            }
-            bytes.extend_from_slice(&entry);
-        }
-        bytes.extend_from_slice(&[0; 8]); // end of the extensions
-        bytes
-    }
 }

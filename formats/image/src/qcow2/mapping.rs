@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Result, StorageMut};
 
 use super::allocator::Allocator;
-use super::entry::{COPIED, Geometry};
+use super::entry::{COPIED, Geometry, Raw};
 
 /// Bytes of L2 tables in memory. Ours: with 64 KiB clusters they map 256 GiB.
 const RESIDENT_BYTES: u64 = 32 << 20;
@@ -57,7 +57,7 @@ impl Mapping {
     }
 
     /// Maps `count` guest clusters from the one at guest byte `offset`: the first to `entry`, each
-    /// next to `step` more.
+    /// next to `step` more; `bitmap` is that of each, where entries are extended.
     ///
     /// # Errors
     /// Internal when one of them is mapped already; Io when a table cannot be moved.
@@ -65,10 +65,11 @@ impl Mapping {
         &mut self,
         offset: u64,
         count: u64,
-        entry: u64,
+        entry: Raw,
         step: u64,
         allocator: &mut Allocator,
     ) -> Result<()> {
+        let width = self.width();
         let cluster = self.geometry.cluster_size();
         let mut entry = entry;
         let mut at = offset;
@@ -78,24 +79,80 @@ impl Mapping {
             let position = self.geometry.position(at);
             let room = self.geometry.l2_entries().saturating_sub(position.l2);
             let part = left.min(room);
-            let from = usize::try_from(position.l2).unwrap_or(usize::MAX);
-            let len = usize::try_from(part).unwrap_or(0);
+            let from = usize::try_from(position.l2)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(width);
+            let len = usize::try_from(part).unwrap_or(0).saturating_mul(width);
             let words = self
                 .table(position.l1, allocator)?
                 .get_mut(from..from.saturating_add(len))
                 .filter(|words| !words.is_empty())
                 .ok_or_else(|| Error::internal("an L2 index reaches past its table"))?;
-            for word in words {
-                if *word != 0 {
+            for words in words.chunks_mut(width) {
+                if words.iter().any(|word| *word != 0) {
                     return Err(Error::internal("a cluster was put twice").at(at));
                 }
-                *word = entry;
-                entry = entry.wrapping_add(step);
+                for (word, value) in words.iter_mut().zip([entry.descriptor, entry.bitmap]) {
+                    *word = value;
+                }
+                entry.descriptor = entry.descriptor.wrapping_add(step);
                 at = at.saturating_add(cluster);
             }
             left = left.saturating_sub(part);
         }
         Ok(())
+    }
+
+    /// Maps what was left out, each cluster where `place` says (given the guest offset of the first
+    /// of some that lie together, and how many they are).
+    ///
+    /// # Errors
+    /// As [`Mapping::set`], and what `place` gives.
+    pub(super) fn set_rest(
+        &mut self,
+        clusters: u64,
+        allocator: &mut Allocator,
+        place: impl Fn(&mut Allocator, u64, u64) -> Result<u64>,
+    ) -> Result<()> {
+        let cluster = self.geometry.cluster_size();
+        let entries = self.geometry.l2_entries();
+        let width = self.width();
+        let bitmap = if self.geometry.extended() {
+            u64::from(u32::MAX)
+        } else {
+            0
+        };
+        let mut first = 0u64;
+        // Ends because every round goes on by one table.
+        while first < clusters {
+            let offset = first.saturating_mul(cluster);
+            let l1 = self.geometry.position(offset).l1;
+            let here = entries.min(clusters.saturating_sub(first));
+            let free: Vec<u64> = self
+                .table(l1, allocator)?
+                .chunks(width)
+                .zip(0..here)
+                .filter(|(words, _)| words.iter().all(|word| *word == 0))
+                .map(|(_, index)| index)
+                .collect();
+            for run in free.chunk_by(|left, right| left.checked_add(1) == Some(*right)) {
+                let Some(from) = run.first() else { continue };
+                let count = u64::try_from(run.len()).unwrap_or(0);
+                let at = from.saturating_mul(cluster).saturating_add(offset);
+                let entry = Raw {
+                    descriptor: place(allocator, at, count)? | COPIED,
+                    bitmap,
+                };
+                self.set(at, count, entry, cluster, allocator)?;
+            }
+            first = first.saturating_add(entries);
+        }
+        Ok(())
+    }
+
+    /// Words per entry.
+    fn width(&self) -> usize {
+        if self.geometry.extended() { 2 } else { 1 }
     }
 
     fn table(&mut self, l1: u64, allocator: &mut Allocator) -> Result<&mut Vec<u64>> {
@@ -109,7 +166,7 @@ impl Mapping {
             }
             let words = if host == 0 {
                 let entries = usize::try_from(self.geometry.l2_entries()).unwrap_or(0);
-                vec![0; entries]
+                vec![0; entries.saturating_mul(self.width())]
             } else {
                 self.reload(host)?
             };

@@ -1,4 +1,4 @@
-//! qcow2, QEMU's copy-on-write format: read versions 2 and 3, write version 3.
+//! qcow2, QEMU's copy-on-write format: read and written in versions 2 and 3.
 //!
 //! Source: QEMU `docs/interop/qcow2.txt`, and for limits QEMU `block/qcow2.h` and what `qemu-img`
 //! accepts. Read: every cluster size, zlib and zstd clusters, zero clusters, extended L2 entries,
@@ -10,11 +10,13 @@
 //! are not needed for reading and are not checked.
 
 mod allocator;
+mod create;
 mod entry;
 mod extension;
 mod header;
 mod layer;
 mod mapping;
+mod new_header;
 mod packer;
 mod refcount;
 mod tables;
@@ -106,9 +108,9 @@ pub(crate) fn create(
     storage: Arc<dyn StorageMut>,
     files: &dyn TargetFiles,
 ) -> Result<Box<dyn Target>> {
-    let _ = files;
     let name = storage.name().to_owned();
-    let target = target::create(spec, options, storage).map_err(|error| error.in_file(name))?;
+    let target =
+        create::create(spec, options, storage, files).map_err(|error| error.in_file(name))?;
     Ok(Box::new(target))
 }
 

@@ -1,4 +1,4 @@
-//! `Qcow2Target`: a version 3 image being written, payloads in any order from many threads.
+//! `Qcow2Target`: an image being written, payloads in any order from many threads.
 //!
 //! Only the first cluster makes the file a qcow2 image, and it is written last, after everything
 //! else is on stable storage. A payload takes its room and its table entries under a short lock;
@@ -10,23 +10,23 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rehost_block::{Error, Result, StorageMut};
+use rehost_block::{Error, Result, StorageMut, fill_holes, is_zero};
 
-use super::CompressionType;
 use super::allocator::Allocator;
-use super::entry::{COMPRESSED, COPIED, Geometry, packed_split};
-use super::header::{self, MAX_L1_BYTES};
+use super::create::Design;
+use super::entry::{COMPRESSED, COPIED, Geometry, Raw, SUBCLUSTERS, ZERO, packed_split};
 use super::mapping::Mapping;
+use super::new_header::Places;
 use super::packer::Packer;
 use super::refcount;
-use crate::{Order, Payload, Qcow2Options, Target, TargetSpec, Written};
-
-/// QEMU's default.
-const DEFAULT_CLUSTER: u32 = 64 << 10;
+use crate::{Compat, Order, Payload, Placed, Preallocation, Target, Written};
 
 /// An image being written.
 pub(super) struct Qcow2Target {
     storage: Arc<dyn StorageMut>,
+    /// Where the guest's data goes, each cluster at its own offset, if not into `storage`.
+    data: Option<Arc<dyn StorageMut>>,
+    design: Design,
     geometry: Geometry,
     size: u64,
     packer: Option<Packer>,
@@ -47,78 +47,45 @@ impl fmt::Debug for Qcow2Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Qcow2Target")
             .field("storage", &self.storage)
-            .field("geometry", &self.geometry)
-            .field("size", &self.size)
+            .field("data", &self.data)
+            .field("design", &self.design)
             .field("packer", &self.packer)
             .finish_non_exhaustive()
     }
 }
 
-/// Begins an image as `spec` asks for.
-pub(super) fn create(
-    spec: &TargetSpec,
-    options: &Qcow2Options,
-    storage: Arc<dyn StorageMut>,
-) -> Result<Qcow2Target> {
-    spec.refuse_backing("qcow2 targets")?;
-    let plain = Qcow2Options {
-        cluster_size: options.cluster_size,
-        ..Qcow2Options::default()
-    };
-    if *options != plain {
-        return Err(Error::unsupported(
-            "of qcow2's options only cluster_size can be chosen",
-        ));
-    }
-    let cluster = options.cluster_size.unwrap_or(DEFAULT_CLUSTER);
-    let geometry = Some(cluster.trailing_zeros())
-        .filter(|bits| cluster.is_power_of_two() && (9..=21).contains(bits))
-        .and_then(|bits| Geometry::new(bits, false))
-        .ok_or_else(|| {
-            Error::usage("qcow2 has no clusters of this size")
-                .mismatch("a power of two from 512 to 2097152", cluster)
-        })?;
-    let l1_entries = geometry.l1_entries(spec.size);
-    if l1_entries.saturating_mul(8) > MAX_L1_BYTES {
-        return Err(Error::usage("disk is too large for this cluster size")
-            .mismatch(
-                format!(
-                    "at most {} bytes",
-                    geometry.l2_span().saturating_mul(MAX_L1_BYTES / 8)
-                ),
-                spec.size,
-            )
-            .hint("choose larger clusters"));
-    }
-    // Were every cluster stored, the refcounts would still have to fit.
-    let most = spec
-        .size
-        .div_ceil(geometry.cluster_size())
-        .saturating_add(l1_entries.saturating_mul(2))
-        .saturating_add(2);
-    refcount::Layout::new(&geometry, most)?;
-    let packer = spec
-        .compression
-        .map(|compression| Packer::new(compression, length(geometry.cluster_size())))
-        .transpose()?;
-    // Whatever was there (a device may hold an older image) is no image from here on.
-    storage.zero_at(0, geometry.cluster_size())?;
-    Ok(Qcow2Target {
-        state: Mutex::new(State {
-            allocator: Allocator::new(geometry),
-            mapping: Mapping::new(geometry, spec.size, Arc::clone(&storage)),
-            data_bytes: 0,
-            published: false,
-        }),
-        storage,
-        geometry,
-        size: spec.size,
-        packer,
-        failed: AtomicBool::new(false),
-    })
-}
-
 impl Qcow2Target {
+    /// Begins an image on `storage`, its data in `data` where there is such a file.
+    pub(super) fn new(
+        design: Design,
+        packer: Option<Packer>,
+        storage: Arc<dyn StorageMut>,
+        data: Option<Arc<dyn StorageMut>>,
+    ) -> Result<Self> {
+        let geometry = design.geometry;
+        let size = design.header.size;
+        // Whatever was there (a device may hold an older image) is no image from here on.
+        storage.zero_at(0, geometry.cluster_size())?;
+        if let Some(data) = &data {
+            data.set_size(size.next_multiple_of(512))?;
+        }
+        Ok(Self {
+            state: Mutex::new(State {
+                allocator: Allocator::new(geometry, design.header.refcount_order),
+                mapping: Mapping::new(geometry, size, Arc::clone(&storage)),
+                data_bytes: 0,
+                published: false,
+            }),
+            storage,
+            data,
+            geometry,
+            size,
+            packer,
+            design,
+            failed: AtomicBool::new(false),
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,29 +109,119 @@ impl Qcow2Target {
         Ok(len.div_ceil(self.geometry.cluster_size()))
     }
 
+    /// Room and table entries for `count` clusters from the one at `offset`, in one piece; `bitmap`
+    /// is that of each, where entries are extended.
+    fn allot(&self, offset: u64, count: u64, len: u64, bitmap: u64) -> Result<u64> {
+        let state = &mut *self.state();
+        let place = match self.data {
+            Some(_) => offset,
+            None => state.allocator.whole(count)?,
+        };
+        let entry = Raw {
+            descriptor: place | COPIED,
+            bitmap,
+        };
+        let step = self.geometry.cluster_size();
+        state
+            .mapping
+            .set(offset, count, entry, step, &mut state.allocator)?;
+        state.data_bytes = state.data_bytes.saturating_add(len);
+        Ok(place)
+    }
+
+    /// Where plain clusters are stored.
+    fn ground(&self) -> &Arc<dyn StorageMut> {
+        self.data.as_ref().unwrap_or(&self.storage)
+    }
+
+    /// Makes the part of the last cluster that the disk does not reach zeroes: a device holds old
+    /// bytes there.
+    fn clear_tail(&self, place: u64, count: u64, len: u64) -> Result<()> {
+        let whole = count.saturating_mul(self.geometry.cluster_size());
+        let tail = whole.saturating_sub(len);
+        // A data file ends with the disk.
+        if tail > 0 && self.data.is_none() {
+            self.storage.zero_at(place.saturating_add(len), tail)?;
+        }
+        Ok(())
+    }
+
     fn put_plain(&self, offset: u64, plain: &[u8]) -> Result<()> {
         let len = amount(plain.len());
         let count = self.clusters(offset, len)?;
         if count == 0 {
             return Ok(());
         }
-        let step = self.geometry.cluster_size();
-        let place = {
-            let state = &mut *self.state();
-            let place = state.allocator.whole(count)?;
-            state
-                .mapping
-                .set(offset, count, place | COPIED, step, &mut state.allocator)?;
-            state.data_bytes = state.data_bytes.saturating_add(len);
-            place
-        };
-        self.storage.write_at(plain, place)?;
-        // The disk's last cluster may be covered in part only: a device holds old bytes there.
-        let tail = count.saturating_mul(step).saturating_sub(len);
-        if tail > 0 {
-            self.storage.zero_at(place.saturating_add(len), tail)?;
+        if self.geometry.extended() {
+            return self.put_subclusters(offset, plain);
+        }
+        let place = self.allot(offset, count, len, 0)?;
+        self.ground().write_at(plain, place)?;
+        self.clear_tail(place, count, len)
+    }
+
+    /// Each cluster by itself: subclusters of zeroes are marked so, and not written.
+    fn put_subclusters(&self, offset: u64, plain: &[u8]) -> Result<()> {
+        let cluster = length(self.geometry.cluster_size());
+        let part = cluster.div_ceil(length(SUBCLUSTERS.into()));
+        let mut at = offset;
+        for plain in plain.chunks(cluster) {
+            let len = amount(plain.len());
+            let (mut stored, mut zero) = (0u64, 0u64);
+            for (index, bytes) in (0..SUBCLUSTERS).zip(plain.chunks(part)) {
+                let bit = 1u64.checked_shl(index).unwrap_or(0);
+                *(if is_zero(bytes) {
+                    &mut zero
+                } else {
+                    &mut stored
+                }) |= bit;
+            }
+            // What the disk does not reach of its last cluster.
+            let reached = stored | zero;
+            stored |= u64::from(u32::MAX) & !reached;
+            let place = self.allot(at, 1, len, stored | (zero << 32))?;
+            let mut host = place;
+            for (index, bytes) in (0..SUBCLUSTERS).zip(plain.chunks(part)) {
+                // Over a device or a shared data file even a zero subcluster's room is cleared.
+                if stored & 1u64.checked_shl(index).unwrap_or(0) != 0 {
+                    self.ground().write_at(bytes, host)?;
+                } else if self.data.is_none() {
+                    self.ground().zero_at(host, amount(bytes.len()))?;
+                }
+                host = host.saturating_add(amount(bytes.len()));
+            }
+            self.clear_tail(place, 1, len)?;
+            at = at.saturating_add(len);
         }
         Ok(())
+    }
+
+    /// Zeroes that hide a parent: a flag, or in version 2, which has none, clusters of zeroes.
+    fn put_zero(&self, offset: u64, len: u64) -> Result<()> {
+        let count = self.clusters(offset, len)?;
+        if self.design.header.backing.is_none() || count == 0 {
+            return Ok(());
+        }
+        if self.design.header.compat == Compat::V2 {
+            let place = self.allot(offset, count, 0, 0)?;
+            let bytes = count.saturating_mul(self.geometry.cluster_size());
+            return self.storage.zero_at(place, bytes);
+        }
+        let entry = if self.geometry.extended() {
+            Raw {
+                descriptor: 0,
+                bitmap: u64::from(u32::MAX) << 32,
+            }
+        } else {
+            Raw {
+                descriptor: ZERO,
+                bitmap: 0,
+            }
+        };
+        let state = &mut *self.state();
+        state
+            .mapping
+            .set(offset, count, entry, 0, &mut state.allocator)
     }
 
     fn put_packed(&self, offset: u64, units: &[Cow<'_, [u8]>]) -> Result<()> {
@@ -217,6 +274,14 @@ impl Qcow2Target {
                 } else {
                     return Err(Error::internal("a packed unit exceeds its cluster").at(at));
                 };
+                let entry = Raw {
+                    descriptor: entry,
+                    bitmap: if entry & COMPRESSED == 0 && self.geometry.extended() {
+                        u32::MAX.into()
+                    } else {
+                        0
+                    },
+                };
                 state.mapping.set(at, 1, entry, 0, &mut state.allocator)?;
                 let stored = size.min(self.size.saturating_sub(at));
                 state.data_bytes = state.data_bytes.saturating_add(stored);
@@ -239,33 +304,60 @@ impl Qcow2Target {
         if state.published {
             return Err(Error::usage("image is published already").in_file(self.storage.name()));
         }
+        if self.design.map_all {
+            let clusters = self.size.div_ceil(self.geometry.cluster_size());
+            let outside = self.data.is_some();
+            let place = |allocator: &mut Allocator, offset, count| {
+                if outside {
+                    Ok(offset)
+                } else {
+                    allocator.whole(count)
+                }
+            };
+            state
+                .mapping
+                .set_rest(clusters, &mut state.allocator, place)?;
+        }
         let (l1_offset, l1_entries) = state.mapping.publish(&mut state.allocator)?;
-        let (refcount_offset, refcount_clusters) =
-            refcount::publish(&self.geometry, &mut state.allocator, &*self.storage)?;
+        let (refcount_offset, refcount_clusters) = refcount::publish(
+            &self.geometry,
+            self.design.header.refcount_order,
+            &mut state.allocator,
+            &*self.storage,
+        )?;
         // The last cluster may be written in part only, and must be there in whole.
         let end = state.allocator.end();
         self.storage.set_size(end)?;
+        self.preallocate(&*self.storage, end)?;
         self.storage.sync()?;
-        let header = header::New {
-            // QEMU would cut off a last sector that is not whole.
-            size: self.size.next_multiple_of(512),
-            cluster_bits: self.geometry.cluster_size().trailing_zeros(),
+        let mut file_bytes = end;
+        if let Some(data) = &self.data {
+            let size = self.size.next_multiple_of(512);
+            self.preallocate(&**data, size)?;
+            data.sync()?;
+            file_bytes = file_bytes.saturating_add(size);
+        }
+        let header = self.design.header.encode(Places {
             l1_offset,
             l1_entries,
             refcount_offset,
             refcount_clusters,
-            compression: self
-                .packer
-                .as_ref()
-                .map_or(CompressionType::Zlib, Packer::kind),
-        };
-        self.storage.write_at(&header.encode(), 0)?;
+        });
+        self.storage.write_at(&header, 0)?;
         self.storage.sync()?;
         state.published = true;
         Ok(Written {
             data_bytes: state.data_bytes,
-            file_bytes: end,
+            file_bytes,
         })
+    }
+
+    fn preallocate(&self, storage: &dyn StorageMut, size: u64) -> Result<()> {
+        match self.design.preallocation {
+            Preallocation::Off | Preallocation::Metadata => Ok(()),
+            Preallocation::Falloc => storage.reserve(0, size),
+            Preallocation::Full => fill_holes(storage, 0, size),
+        }
     }
 }
 
@@ -292,8 +384,32 @@ impl Target for Qcow2Target {
         self.noted(match payload {
             Payload::Plain(plain) => self.put_plain(offset, plain),
             Payload::Packed(units) => self.put_packed(offset, &units),
-            Payload::Zero(_) => Ok(()),
+            Payload::Zero(len) => self.put_zero(offset, len),
         })
+    }
+
+    fn place(&self, offset: u64, len: u64) -> Result<Option<Placed>> {
+        if self.packer.is_some() {
+            return Ok(None);
+        }
+        self.noted((|| {
+            let count = self.clusters(offset, len)?;
+            if count == 0 {
+                return Ok(None);
+            }
+            let bitmap = if self.geometry.extended() {
+                u32::MAX.into()
+            } else {
+                0
+            };
+            let place = self.allot(offset, count, len, bitmap)?;
+            self.clear_tail(place, count, len)?;
+            Ok(Some(Placed {
+                storage: Arc::clone(self.ground()),
+                offset: place,
+                len,
+            }))
+        })())
     }
 
     fn publish(&self) -> Result<Written> {

@@ -3,6 +3,7 @@
 
 mod corpora;
 mod corruption;
+mod options;
 mod reading;
 #[allow(dead_code)]
 #[path = "../support/mod.rs"]
