@@ -7,16 +7,16 @@
 mod edit;
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rehost_block::{Error, Presence, Result, StorageMut};
+use rehost_block::{Error, Presence, Result, StorageMut, fill_holes};
 
 use crate::Format;
 use crate::check::Check;
 use crate::create::TargetSpec;
 use crate::layer::Opening;
 use crate::options::{Preallocation, RawOptions};
-use crate::target::{Order, Payload, Target, Written, empty};
+use crate::target::{Order, Payload, Placed, Target, Written, empty};
 
 pub(crate) use edit::edit;
 
@@ -36,6 +36,7 @@ pub(crate) struct RawTarget {
     size: u64,
     /// Whether the storage had to be taken as it was.
     before: Before,
+    preallocation: Preallocation,
     state: Mutex<State>,
 }
 
@@ -59,10 +60,9 @@ pub(crate) fn create(
 ) -> Result<Box<dyn Target>> {
     spec.refuse_compression("raw images")?;
     spec.refuse_backing("raw images")?;
-    if options.preallocation != Preallocation::Off {
-        return Err(Error::unsupported("raw images cannot be preallocated"));
-    }
-    Ok(Box::new(RawTarget::create(storage, spec.size)?))
+    let mut target = RawTarget::create(storage, spec.size)?;
+    target.preallocation = options.preallocation;
+    Ok(Box::new(target))
 }
 
 /// Counts what is stored. Nothing about a raw image can be wrong.
@@ -123,12 +123,17 @@ impl RawTarget {
             storage,
             size,
             before,
+            preallocation: Preallocation::Off,
             state: Mutex::new(State {
                 settled: amount(first.len()),
                 first,
                 stored: 0,
             }),
         })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Zeroes what lies between the last payload and `offset`.
@@ -169,7 +174,7 @@ impl Target for RawTarget {
             .filter(|end| *end <= self.size)
             .ok_or_else(|| Error::usage("data lies past the end of the disk").at(offset))?;
         let kept = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state();
             if self.before == Before::OldContent {
                 if offset != 0 && offset < state.settled {
                     return Err(
@@ -195,10 +200,33 @@ impl Target for RawTarget {
         )
     }
 
+    fn place(&self, offset: u64, len: u64) -> Result<Option<Placed>> {
+        let end = offset.saturating_add(len);
+        if self.before == Before::OldContent || end > self.size {
+            return Ok(None);
+        }
+        let mut state = self.state();
+        // The first unit goes the long way, its first sector being kept back.
+        if offset < UNIT.get() {
+            return Ok(None);
+        }
+        state.stored = state.stored.saturating_add(len);
+        Ok(Some(Placed {
+            storage: Arc::clone(&self.storage),
+            offset,
+            len,
+        }))
+    }
+
     fn publish(&self) -> Result<Written> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if self.before == Before::OldContent {
             self.settle(&mut state, self.size, self.size)?;
+        }
+        match self.preallocation {
+            Preallocation::Off | Preallocation::Metadata => {}
+            Preallocation::Falloc => self.storage.reserve(0, self.size)?,
+            Preallocation::Full => fill_holes(&*self.storage, 0, self.size)?,
         }
         self.storage.sync()?;
         self.storage.write_at(&state.first, 0)?;
@@ -284,6 +312,27 @@ mod tests {
             assert!(size == 0 || memory.to_vec() != disk);
             target.publish().unwrap();
             assert_eq!(memory.to_vec(), disk);
+        }
+    }
+
+    #[test]
+    fn preallocated_images_take_all_their_room() {
+        let folder = tempfile::tempdir().unwrap();
+        for word in ["falloc", "full"] {
+            let path = folder.path().join(word);
+            let mut spec = TargetSpec::new(Format::Raw, 3 << 20, word).unwrap();
+            spec.options
+                .parse(&format!("preallocation={word}"))
+                .unwrap();
+            let storage = Arc::new(rehost_block::File::create_new(&path).unwrap());
+            let target = crate::create(&spec, storage, &crate::OneFile).unwrap();
+            target.put(4096, Payload::Plain(&[7; 4096])).unwrap();
+            target.publish().unwrap();
+            let meta = std::fs::metadata(&path).unwrap();
+            assert!(std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= 3 << 20);
+            let bytes = std::fs::read(&path).unwrap();
+            assert_eq!(bytes.len(), 3 << 20);
+            assert_eq!(bytes.iter().filter(|byte| **byte == 7).count(), 4096);
         }
     }
 }
