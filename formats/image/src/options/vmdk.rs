@@ -25,6 +25,20 @@ pub enum VmdkKind {
     StreamOptimized,
 }
 
+impl VmdkKind {
+    /// The word of `createType`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MonolithicSparse => "monolithicSparse",
+            Self::MonolithicFlat => "monolithicFlat",
+            Self::TwoGbMaxExtentSparse => "twoGbMaxExtentSparse",
+            Self::TwoGbMaxExtentFlat => "twoGbMaxExtentFlat",
+            Self::StreamOptimized => "streamOptimized",
+        }
+    }
+}
+
 /// The controller that a disk hangs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,7 +98,7 @@ impl VmdkOptions {
         OptionDescription {
             name: "hwversion",
             values: "a number",
-            default: "4",
+            default: "8",
             about: "the virtual hardware version that the descriptor names",
         },
     ];
@@ -92,14 +106,14 @@ impl VmdkOptions {
     pub(super) fn set(&mut self, name: &str, value: &str) -> Option<()> {
         match name {
             "subformat" => {
-                self.kind = match value {
-                    "monolithicSparse" => VmdkKind::MonolithicSparse,
-                    "monolithicFlat" => VmdkKind::MonolithicFlat,
-                    "twoGbMaxExtentSparse" => VmdkKind::TwoGbMaxExtentSparse,
-                    "twoGbMaxExtentFlat" => VmdkKind::TwoGbMaxExtentFlat,
-                    "streamOptimized" => VmdkKind::StreamOptimized,
-                    _ => return None,
-                };
+                let all = [
+                    VmdkKind::MonolithicSparse,
+                    VmdkKind::MonolithicFlat,
+                    VmdkKind::TwoGbMaxExtentSparse,
+                    VmdkKind::TwoGbMaxExtentFlat,
+                    VmdkKind::StreamOptimized,
+                ];
+                self.kind = all.into_iter().find(|one| one.as_str() == value)?;
             }
             "adapter_type" => {
                 let all = [

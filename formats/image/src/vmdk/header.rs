@@ -230,6 +230,8 @@ fn grains(fields: &Fields<'_>, flags: u32, grain: NonZeroU64) -> Result<Grains> 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Draft {
     pub(super) grains: Grains,
+    /// Whether an entry may say that its grain is zeroes.
+    pub(super) zeroed_grains: bool,
     pub(super) capacity: u64,
     pub(super) grain: u64,
     pub(super) descriptor: (u64, u64),
@@ -242,7 +244,12 @@ impl Draft {
     /// The header sector.
     pub(super) fn encode(&self) -> Vec<u8> {
         let (version, flags, compression) = match self.grains {
-            Grains::Plain => (1u32, FLAG_NEWLINES | FLAG_REDUNDANT, 0u16),
+            Grains::Plain if self.zeroed_grains => (
+                2u32,
+                FLAG_NEWLINES | FLAG_REDUNDANT | FLAG_ZEROED_GRAINS,
+                0u16,
+            ),
+            Grains::Plain => (1, FLAG_NEWLINES | FLAG_REDUNDANT, 0),
             Grains::Compressed => (
                 3,
                 FLAG_NEWLINES | FLAG_COMPRESSED | FLAG_MARKERS,
@@ -296,6 +303,7 @@ mod tests {
     fn draft() -> Vec<u8> {
         Draft {
             grains: Grains::Plain,
+            zeroed_grains: false,
             capacity: 20_480,
             grain: 128,
             descriptor: (1, 20),

@@ -3,7 +3,8 @@
 //! VMware "Virtual Disk Format 5.0" (technical note, 2011). Reads `monolithicSparse`,
 //! `monolithicFlat`, `twoGbMaxExtentSparse`, `twoGbMaxExtentFlat`, `streamOptimized` (one extent or
 //! several), the flat disks of ESXi (`vmfs`, `vmfsThin` and the like) and `custom` mixtures of
-//! these, each also as a snapshot over a parent. Writes `monolithicSparse` and `streamOptimized`.
+//! these, each also as a snapshot over a parent. Writes `monolithicSparse`, `twoGbMaxExtentSparse`
+//! (both also over a parent), `monolithicFlat`, `twoGbMaxExtentFlat` and `streamOptimized`.
 //!
 //! Leaves out on purpose, refused by name: COWD (`vmfsSparse`) and `seSparse` snapshot deltas,
 //! disks that are devices (`fullDevice`, `partitionedDevice`, raw device mappings), vSAN objects,
@@ -12,10 +13,12 @@
 mod codec;
 mod create;
 mod descriptor;
+mod flat_target;
 mod header;
 mod layer;
 mod open;
 mod sparse;
+mod sparse_file;
 mod sparse_target;
 mod stream_target;
 mod text;
@@ -23,10 +26,26 @@ mod text;
 pub(crate) use create::create;
 pub(crate) use open::open;
 
+use std::num::NonZeroU64;
+
 use rehost_block::{Error, Result};
 
 /// The unit of all counts in VMDK structures, in bytes.
 const SECTOR: u64 = 512;
+
+/// Where VMware cuts a disk into extents "of at most 2 GB": 4,192,256 sectors, 2047 MiB.
+const SPLIT: NonZeroU64 = NonZeroU64::new(4_192_256 * SECTOR).unwrap();
+
+/// A disk's name without its suffix, from which VMware makes the names of its extents.
+fn stem(name: &str) -> &str {
+    name.strip_suffix(".vmdk").unwrap_or(name)
+}
+
+/// The file name of extent `nth` (from 0) of the disk called `name`, as VMware makes it: `kind` is
+/// `s` for sparse ones and `f` for flat ones.
+fn extent_name(name: &str, kind: char, nth: usize) -> String {
+    format!("{}-{kind}{:03}.vmdk", stem(name), nth.saturating_add(1))
+}
 
 /// A buffer's length as a byte count. Lossless: `usize` is at most 64 bits wide on every target
 /// this program builds for.

@@ -1,159 +1,134 @@
-//! Writing `monolithicSparse`: one growable file, grains in the order in which they come.
+//! Writing `monolithicSparse` and `twoGbMaxExtentSparse`: growable files, alone or over a parent.
 //!
-//! VMware "Virtual Disk Format 5.0", "Hosted Sparse Extents". The layout is the one of VMware
-//! Workstation: header, descriptor, redundant directory and tables, directory and tables, grains.
-//! All tables have their place from the start, so an entry is written as soon as its grain is, and
-//! memory does not grow with the disk. The header, without which the file is nothing, comes last.
+//! VMware "Virtual Disk Format 5.0". Over a parent a unit of zeroes is stored as a "zeroed-grain"
+//! table entry, which hides the parent and takes no room; the header is of version 2 then.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rehost_block::{Error, Result, StorageMut};
 
-use super::header::{Draft, GTES_PER_GT, Grains};
-use super::text::{DESCRIPTOR_SECTORS, descriptor};
-use super::{SECTOR, amount};
-use crate::options::Adapter;
-use crate::target::{Order, Payload, Target, Written, empty};
+use super::sparse_file::{GRAIN, SparseFile, capacity, split};
+use super::text::{DESCRIPTOR_SECTORS, ExtentLine, descriptor, embedded};
+use super::{SECTOR, SPLIT, amount, extent_name, length};
+use crate::create::TargetSpec;
+use crate::options::VmdkOptions;
+use crate::target::{Order, Payload, Placed, Target, TargetFiles, Written, empty};
 
-/// Sectors per grain. VMware's default.
-pub(super) const GRAIN_SECTORS: u64 = 128;
-
-/// The same in bytes.
-pub(super) const GRAIN: std::num::NonZeroU64 =
-    std::num::NonZeroU64::new(GRAIN_SECTORS * SECTOR).unwrap();
-
-/// Guest sectors that one grain table covers.
-pub(super) const GT_COVERS: u64 = GRAIN_SECTORS * GTES_PER_GT.get();
-
-/// Sectors of one grain table.
-pub(super) const GT_SECTORS: u64 = GTES_PER_GT.get() * 4 / SECTOR;
-
-/// The largest disk: QEMU's and our reader's limit of 8 Mi grain directory entries.
-const MAX_SECTORS: u64 = GT_COVERS * (8 << 20);
-
-/// Grain directory entries written at a time.
-const GD_PART: u64 = 1 << 16;
-
-/// A `monolithicSparse` image being written.
+/// A sparse image being written.
 #[derive(Debug)]
-pub(crate) struct SparseTarget {
-    storage: Arc<dyn StorageMut>,
-    layout: Layout,
-    descriptor: Vec<u8>,
-    /// The first sector that no grain has yet.
-    next: AtomicU64,
-    /// Guest bytes stored.
-    stored: AtomicU64,
+pub(super) struct SparseTarget {
+    /// The extents in order.
+    files: Vec<SparseFile>,
+    /// Where the guest's address space is cut into extents.
+    every: NonZeroU64,
+    descriptor: Descriptor,
+    size: u64,
+    over: Over,
 }
 
-/// Where everything is, in sectors.
-#[derive(Debug, Clone, Copy)]
-struct Layout {
-    capacity: u64,
-    gd_entries: u64,
-    rgd: u64,
-    rgts: u64,
-    gd: u64,
-    gts: u64,
-    grains: u64,
+/// Where the descriptor goes.
+#[derive(Debug)]
+enum Descriptor {
+    /// Into the only extent.
+    Embedded(Vec<u8>),
+    /// Into a file of its own.
+    Beside(Arc<dyn StorageMut>, Vec<u8>),
 }
 
-impl Layout {
-    fn new(size: u64) -> Result<Self> {
-        let capacity = capacity(size)?;
-        let gd_entries = capacity.div_ceil(GT_COVERS);
-        // Below 2^24 entries (MAX_SECTORS), so nothing here comes near 64 bits.
-        let gd_sectors = gd_entries.saturating_mul(4).div_ceil(SECTOR);
-        let gt_sectors = gd_entries.saturating_mul(GT_SECTORS);
-        let rgd = DESCRIPTOR_SECTORS.saturating_add(1);
-        let rgts = rgd.saturating_add(gd_sectors);
-        let gd = rgts.saturating_add(gt_sectors);
-        let gts = gd.saturating_add(gd_sectors);
-        Ok(Self {
-            capacity,
-            gd_entries,
-            rgd,
-            rgts,
-            gd,
-            gts,
-            grains: gts
-                .saturating_add(gt_sectors)
-                .next_multiple_of(GRAIN_SECTORS),
-        })
-    }
-}
-
-/// A size in sectors, rounded up: VMDK knows no other unit.
-pub(super) fn capacity(size: u64) -> Result<u64> {
-    let sectors = size.div_ceil(SECTOR);
-    if sectors == 0 || sectors > MAX_SECTORS {
-        return Err(
-            Error::usage("size cannot be that of a sparse VMDK").mismatch(
-                format!("1 to {} bytes", MAX_SECTORS.saturating_mul(SECTOR)),
-                size,
-            ),
-        );
-    }
-    Ok(sectors)
-}
-
-/// A sector number as tables hold it.
-pub(super) fn entry(sector: u64) -> Result<u32> {
-    u32::try_from(sector).map_err(|_| {
-        Error::unsupported("image would grow past 2 TiB, the most that sparse VMDK files hold")
-            .hint("choose another target format")
-    })
+/// What a unit that was never put reads as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Zeroes,
+    AParent,
 }
 
 impl SparseTarget {
-    /// An empty image of `size` bytes on `storage`, to be called `name`.
+    /// An empty `monolithicSparse` image on `storage`.
     ///
     /// # Errors
-    /// Usage for a size or name that cannot be; Io when the storage fails.
-    pub(crate) fn create(
+    /// Usage for a size, name or parent that cannot be; Io when the storage fails.
+    pub(super) fn monolithic(
+        spec: &TargetSpec,
+        options: &VmdkOptions,
         storage: Arc<dyn StorageMut>,
-        size: u64,
-        name: &str,
-        adapter: Adapter,
     ) -> Result<Self> {
-        let layout = Layout::new(size)?;
-        let descriptor = descriptor("monolithicSparse", name, layout.capacity, adapter)?;
-        // Tables of the grains that never come must read as zeroes.
-        empty(&*storage)?;
-        storage.set_size(layout.grains.saturating_mul(SECTOR))?;
+        let sectors = capacity(spec.size)?;
+        let extent = ExtentLine {
+            sectors,
+            kind: "SPARSE",
+            file: spec.name.clone(),
+        };
+        let text = embedded(descriptor(spec, options, "monolithicSparse", &[extent])?)?;
         Ok(Self {
-            storage,
-            next: AtomicU64::new(layout.grains),
-            stored: AtomicU64::new(0),
-            layout,
-            descriptor,
+            files: vec![SparseFile::create(storage, sectors, DESCRIPTOR_SECTORS)?],
+            every: NonZeroU64::MAX,
+            descriptor: Descriptor::Embedded(text),
+            size: sectors.saturating_mul(SECTOR),
+            over: over(spec),
         })
     }
 
-    /// A grain directory whose tables follow each other from sector `tables`, written at `at`.
-    fn write_directory(&self, at: u64, tables: u64) -> Result<()> {
-        let mut first = 0;
-        // Ends because `first` grows by at least one every round.
-        while first < self.layout.gd_entries {
-            let end = self.layout.gd_entries.min(first.saturating_add(GD_PART));
-            let mut bytes = Vec::new();
-            for nth in first..end {
-                let sector = tables.saturating_add(nth.saturating_mul(GT_SECTORS));
-                bytes.extend(entry(sector)?.to_le_bytes());
-            }
-            let offset = at
-                .saturating_mul(SECTOR)
-                .saturating_add(first.saturating_mul(4));
-            self.storage.write_at(&bytes, offset)?;
-            first = end;
+    /// An empty `twoGbMaxExtentSparse` image whose descriptor is `storage`.
+    ///
+    /// # Errors
+    /// As [`SparseTarget::monolithic`], and what `files` gives.
+    pub(super) fn split(
+        spec: &TargetSpec,
+        options: &VmdkOptions,
+        storage: Arc<dyn StorageMut>,
+        files: &dyn TargetFiles,
+    ) -> Result<Self> {
+        let size = capacity(spec.size)?.saturating_mul(SECTOR);
+        let extents: Vec<ExtentLine> = split(0, size, SPLIT)
+            .into_iter()
+            .map(|(nth, _, len)| ExtentLine {
+                sectors: len / SECTOR,
+                kind: "SPARSE",
+                file: extent_name(&spec.name, 's', nth),
+            })
+            .collect();
+        let text = descriptor(spec, options, "twoGbMaxExtentSparse", &extents)?;
+        empty(&*storage)?;
+        let files = extents
+            .iter()
+            .map(|extent| SparseFile::create(files.create(&extent.file)?, extent.sectors, 0))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            files,
+            every: SPLIT,
+            descriptor: Descriptor::Beside(storage, text.into_bytes()),
+            size,
+            over: over(spec),
+        })
+    }
+
+    /// The extents under `len` bytes from `offset`.
+    fn parts(&self, offset: u64, len: u64) -> Result<Vec<(&SparseFile, u64, u64)>> {
+        let end = offset.checked_add(len);
+        if end.is_none_or(|end| end > self.size) || offset % GRAIN != 0 {
+            return Err(Error::usage("data lies outside the disk or off its grains").at(offset));
         }
-        Ok(())
+        split(offset, len, self.every)
+            .into_iter()
+            .map(|(nth, within, len)| {
+                let file = self.files.get(nth);
+                file.map(|file| (file, within, len))
+                    .ok_or_else(|| Error::internal("a disk with an extent too few").at(offset))
+            })
+            .collect()
+    }
+}
+
+fn over(spec: &TargetSpec) -> Over {
+    match spec.backing {
+        None => Over::Zeroes,
+        Some(_) => Over::AParent,
     }
 }
 
 impl Target for SparseTarget {
-    fn unit(&self) -> std::num::NonZeroU64 {
+    fn unit(&self) -> NonZeroU64 {
         GRAIN
     }
 
@@ -162,56 +137,66 @@ impl Target for SparseTarget {
     }
 
     fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()> {
-        let Payload::Plain(bytes) = payload else {
-            return Err(Error::internal("this target takes plain grains only").at(offset));
-        };
-        let len = amount(bytes.len());
-        let end = offset.saturating_add(len);
-        if end > self.layout.capacity.saturating_mul(SECTOR) || offset % GRAIN != 0 {
-            return Err(Error::usage("data lies outside the disk or off its grains").at(offset));
+        match payload {
+            Payload::Plain(bytes) => {
+                let mut rest = bytes;
+                for (file, within, len) in self.parts(offset, amount(bytes.len()))? {
+                    let (part, tail) = rest
+                        .split_at_checked(length(len)?)
+                        .ok_or_else(|| Error::internal("a payload shorter than its parts"))?;
+                    file.put(within, part)?;
+                    rest = tail;
+                }
+                Ok(())
+            }
+            // The last unit of the disk may be given whole.
+            Payload::Zero(len) => {
+                let len = len.min(self.size.saturating_sub(offset));
+                let parts = self.parts(offset, len)?;
+                if self.over == Over::Zeroes {
+                    return Ok(());
+                }
+                parts
+                    .into_iter()
+                    .try_for_each(|(file, within, len)| file.zero(within, len))
+            }
+            Payload::Packed(_) => {
+                Err(Error::internal("this target takes plain grains only").at(offset))
+            }
         }
-        let count = len.div_ceil(GRAIN.get());
-        let sectors = count.saturating_mul(GRAIN_SECTORS);
-        let start = self.next.fetch_add(sectors, Ordering::Relaxed);
-        entry(start.saturating_add(sectors))?;
-        self.storage.write_at(bytes, start.saturating_mul(SECTOR))?;
+    }
 
-        let mut entries = Vec::new();
-        for nth in 0..count {
-            let sector = start.saturating_add(nth.saturating_mul(GRAIN_SECTORS));
-            entries.extend(entry(sector)?.to_le_bytes());
+    fn place(&self, offset: u64, len: u64) -> Result<Option<Placed>> {
+        let len = len.min(self.size.saturating_sub(offset));
+        match self.parts(offset, len)?.first() {
+            None => Ok(None),
+            Some((file, within, len)) => file.place(*within, *len).map(Some),
         }
-        // The tables follow each other, so entry n of the disk is at 4n.
-        let place = (offset / GRAIN).saturating_mul(4);
-        for tables in [self.layout.rgts, self.layout.gts] {
-            let at = tables.saturating_mul(SECTOR).saturating_add(place);
-            self.storage.write_at(&entries, at)?;
-        }
-        self.stored.fetch_add(len, Ordering::Relaxed);
-        Ok(())
     }
 
     fn publish(&self) -> Result<Written> {
-        let file_bytes = self.next.load(Ordering::Relaxed).saturating_mul(SECTOR);
-        // The last grain of a disk may have been put short: its room is whole.
-        self.storage.set_size(file_bytes)?;
-        self.write_directory(self.layout.rgd, self.layout.rgts)?;
-        self.write_directory(self.layout.gd, self.layout.gts)?;
-        self.storage.write_at(&self.descriptor, SECTOR)?;
-        self.storage.sync()?;
-        let header = Draft {
-            grains: Grains::Plain,
-            capacity: self.layout.capacity,
-            grain: GRAIN_SECTORS,
-            descriptor: (1, DESCRIPTOR_SECTORS),
-            rgd: self.layout.rgd,
-            gd: self.layout.gd,
-            overhead: self.layout.grains,
-        };
-        self.storage.write_at(&header.encode(), 0)?;
-        self.storage.sync()?;
+        let mut file_bytes = 0u64;
+        for file in &self.files {
+            let text = match &self.descriptor {
+                Descriptor::Embedded(text) => text.as_slice(),
+                Descriptor::Beside(..) => &[],
+            };
+            file_bytes = file_bytes.saturating_add(file.finish(text)?);
+        }
+        for file in &self.files {
+            file.write_header()?;
+        }
+        if let Descriptor::Beside(storage, text) = &self.descriptor {
+            storage.write_at(text, 0)?;
+            storage.sync()?;
+            file_bytes = file_bytes.saturating_add(amount(text.len()));
+        }
         Ok(Written {
-            data_bytes: self.stored.load(Ordering::Relaxed),
+            data_bytes: self
+                .files
+                .iter()
+                .map(SparseFile::stored)
+                .fold(0, u64::saturating_add),
             file_bytes,
         })
     }

@@ -12,10 +12,11 @@ use rehost_block::{Error, Result, StorageMut};
 
 use super::codec::deflate;
 use super::header::{Draft, GD_AT_END, GTES_PER_GT, Grains};
-use super::sparse_target::{GRAIN, GRAIN_SECTORS, GT_COVERS, GT_SECTORS, capacity, entry};
-use super::text::{DESCRIPTOR_SECTORS, descriptor};
+use super::sparse_file::{GRAIN, GRAIN_SECTORS, GT_COVERS, GT_SECTORS, capacity, entry, le_bytes};
+use super::text::{DESCRIPTOR_SECTORS, ExtentLine, descriptor, embedded};
 use super::{SECTOR, amount, length};
-use crate::options::Adapter;
+use crate::create::TargetSpec;
+use crate::options::VmdkOptions;
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// The first sector after header and descriptor. VMware's number.
@@ -57,23 +58,27 @@ impl StreamTarget {
     /// and 2.55 to 1; level 6 makes 2.61 of it at 101 MB/s.
     pub(crate) const DEFAULT_LEVEL: u8 = 4;
 
-    /// An empty image of `size` bytes on `storage`, to be called `name`, compressed with deflate
-    /// level `level`.
+    /// An empty image as `spec` and `options` ask for on `storage`, compressed with deflate level
+    /// `level`.
     ///
     /// # Errors
     /// Usage for a size, name or level that cannot be; Io when the storage fails.
     pub(crate) fn create(
         storage: Arc<dyn StorageMut>,
-        size: u64,
-        name: &str,
-        adapter: Adapter,
+        spec: &TargetSpec,
+        options: &VmdkOptions,
         level: u8,
     ) -> Result<Self> {
         if !(1..=9).contains(&level) {
             return Err(Error::usage("compression level is out of range").mismatch("1 to 9", level));
         }
-        let capacity = capacity(size)?;
-        let descriptor = descriptor("streamOptimized", name, capacity, adapter)?;
+        let capacity = capacity(spec.size)?;
+        let extent = ExtentLine {
+            sectors: capacity,
+            kind: "SPARSE",
+            file: spec.name.clone(),
+        };
+        let descriptor = embedded(descriptor(spec, options, "streamOptimized", &[extent])?)?;
         empty(&*storage)?;
         storage.set_size(OVERHEAD.saturating_mul(SECTOR))?;
         Ok(Self {
@@ -131,6 +136,7 @@ impl StreamTarget {
     fn header(&self, gd: u64) -> Vec<u8> {
         Draft {
             grains: Grains::Compressed,
+            zeroed_grains: false,
             capacity: self.capacity,
             grain: GRAIN_SECTORS,
             descriptor: (1, DESCRIPTOR_SECTORS),
@@ -144,10 +150,6 @@ impl StreamTarget {
 
 fn no_entries() -> Vec<u32> {
     vec![0; usize::try_from(GTES_PER_GT.get()).unwrap_or(0)]
-}
-
-fn le_bytes(entries: &[u32]) -> Vec<u8> {
-    entries.iter().flat_map(|e| e.to_le_bytes()).collect()
 }
 
 impl Target for StreamTarget {

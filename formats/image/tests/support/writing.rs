@@ -1,12 +1,12 @@
 //! Disks to write, and writing them as the copy engine does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use rehost_block::{File, Memory, is_zero};
-use rehost_image::{OneFile, Target, TargetSpec, Written, create};
+use rehost_block::{File, Memory, Result, StorageMut, is_zero};
+use rehost_image::{OneFile, Target, TargetFiles, TargetSpec, Written, create};
 
 use super::{noise, patchwork, text};
 
@@ -22,10 +22,21 @@ pub(crate) fn fill(target: &dyn Target, disk: &[u8], step: usize) -> Written {
     target.publish().unwrap()
 }
 
+/// Makes further files in a folder.
+#[derive(Debug)]
+pub(crate) struct Beside(pub(crate) PathBuf);
+
+impl TargetFiles for Beside {
+    fn create(&self, name: &str) -> Result<Arc<dyn StorageMut>> {
+        Ok(Arc::new(File::create_new(self.0.join(name))?))
+    }
+}
+
 /// A new image at `path` with `disk` in it.
 pub(crate) fn write(path: &Path, spec: &TargetSpec, disk: &[u8], step: usize) -> Written {
     let storage = Arc::new(File::create_new(path).unwrap());
-    fill(&*create(spec, storage, &OneFile).unwrap(), disk, step)
+    let files = Beside(path.parent().unwrap().to_owned());
+    fill(&*create(spec, storage, &files).unwrap(), disk, step)
 }
 
 /// The bytes of a new image with `disk` in it.

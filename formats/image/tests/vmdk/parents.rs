@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use rehost_block::{Kind, SameFolder};
-use rehost_image::Image;
+use rehost_block::{File, Kind, Memory, SameFolder};
+use rehost_image::{Format, Image, OneFile, Payload, VmdkKind, create};
 
 use crate::reading::make;
-use crate::support::{assert_content, have, noise, qemu_content, run};
+use crate::support::second::assert_second;
+use crate::support::writing::Beside;
+use crate::support::{assert_content, have, judge, noise, qemu_content, run};
+use crate::writing::{spec, write};
 
 const SIZE: usize = 3 << 20;
 
@@ -116,4 +120,107 @@ fn a_chain_that_names_itself_ends() {
     fs::write(&path, text).unwrap();
     let error = Image::open(&path, None, &SameFolder).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+}
+
+/// Writes `child` over `parent` in `folder`: `pieces` are offset and bytes, `zeroes` are ranges.
+fn write_child(
+    folder: &Path,
+    (child, parent): (&str, &str),
+    kind: VmdkKind,
+    pieces: &[(u64, &[u8])],
+    zeroes: &[(u64, u64)],
+) {
+    let under = Image::open(folder.join(parent), None, &SameFolder).unwrap();
+    let mut spec = spec(kind, under.size(), child);
+    spec.backing = under.as_backing(parent.into());
+    let storage = Arc::new(File::create_new(folder.join(child)).unwrap());
+    let target = create(&spec, storage, &Beside(folder.to_owned())).unwrap();
+    for (offset, bytes) in pieces {
+        target.put(*offset, Payload::Plain(bytes)).unwrap();
+    }
+    for (offset, len) in zeroes {
+        target.put(*offset, Payload::Zero(*len)).unwrap();
+    }
+    target.publish().unwrap();
+}
+
+#[test]
+fn a_child_written_here_is_a_child_for_others() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let size = (3 << 20) + 8192;
+    for kind in [VmdkKind::MonolithicSparse, VmdkKind::TwoGbMaxExtentSparse] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mut disk = noise(5, size);
+        write(
+            &folder.join("base.vmdk"),
+            VmdkKind::MonolithicSparse,
+            &disk,
+            1 << 20,
+        );
+        let piece = noise(6, 128 << 10);
+        let last = (3 << 20) as u64;
+        write_child(
+            folder,
+            ("child.vmdk", "base.vmdk"),
+            kind,
+            &[(64 << 10, &piece)],
+            &[(1 << 20, 192 << 10), (last, 65_536)],
+        );
+        disk[64 << 10..192 << 10].copy_from_slice(&piece);
+        disk[1 << 20..(1 << 20) + (192 << 10)].fill(0);
+        disk[3 << 20..].fill(0);
+        judge(folder, "child.vmdk", &disk);
+        let (child, base) = (folder.join("child.vmdk"), folder.join("base.vmdk"));
+        // libvmdk gives the parent where a zeroed grain hides it.
+        assert_second("vmdk", &child, &[&base], &["dissect"], &disk);
+
+        // And over that one, where nothing is zeroed: a header of version 1.
+        write_child(
+            folder,
+            ("top.vmdk", "child.vmdk"),
+            kind,
+            &[(0, &piece)],
+            &[],
+        );
+        disk[..128 << 10].copy_from_slice(&piece);
+        judge(folder, "top.vmdk", &disk);
+        let (first, second) = match kind {
+            VmdkKind::MonolithicSparse => ("child.vmdk", "top.vmdk"),
+            _ => ("child-s001.vmdk", "top-s001.vmdk"),
+        };
+        assert_eq!(fs::read(folder.join(first)).unwrap()[4], 2);
+        assert_eq!(fs::read(folder.join(second)).unwrap()[4], 1);
+    }
+}
+
+#[test]
+fn only_sparse_kinds_take_a_parent_and_only_a_vmdk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("base.vmdk");
+    write(&path, VmdkKind::MonolithicSparse, &noise(5, SIZE), 1 << 20);
+    let base = Image::open(&path, None, &SameFolder).unwrap();
+    let raw = folder.path().join("base.raw");
+    fs::write(&raw, noise(5, SIZE)).unwrap();
+    let raw = Image::open(&raw, Some(Format::Raw), &SameFolder).unwrap();
+    let refused = |kind, parent: &Image, name: &str| {
+        let mut spec = spec(kind, SIZE as u64, "c.vmdk");
+        spec.backing = parent.as_backing(name.into());
+        let memory = Arc::new(Memory::new("c.vmdk", Vec::new()));
+        let error = create(&spec, memory, &OneFile).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage, "{error}");
+        error.to_string()
+    };
+    for kind in [
+        VmdkKind::MonolithicFlat,
+        VmdkKind::TwoGbMaxExtentFlat,
+        VmdkKind::StreamOptimized,
+    ] {
+        assert!(refused(kind, &base, "base.vmdk").contains(kind.as_str()));
+    }
+    let sparse = VmdkKind::MonolithicSparse;
+    assert!(refused(sparse, &raw, "base.raw").contains("must be a VMDK"));
+    assert!(refused(sparse, &base, "a\"b").contains("quotes"));
 }
