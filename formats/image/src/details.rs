@@ -22,6 +22,12 @@ pub enum Details {
     Vdi(VdiDetails),
     /// Of a VHDX.
     Vhdx(VhdxDetails),
+    /// Of a Parallels image or disk folder.
+    Parallels(ParallelsDetails),
+    /// Of a QED.
+    Qed(QedDetails),
+    /// Of a QCOW, version 1.
+    Qcow(QcowDetails),
 }
 
 /// What `qemu-img info` calls format specific information.
@@ -114,4 +120,46 @@ pub struct VhdxDetails {
     pub data_write_guid: Uuid,
     /// Log entries that had to be replayed, in memory: more than 0 after a crash.
     pub replayed: usize,
+}
+
+/// What a Parallels image or the descriptor of a disk folder says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParallelsDetails {
+    /// `WithoutFreeSpace` or `WithouFreSpacExt` for an image, `DiskDescriptor.xml` for a folder.
+    pub kind: &'static str,
+    /// Whether an image was not closed after it was last written.
+    pub in_use: bool,
+    /// Images that are read: 1, or those of a folder that the top snapshot needs.
+    pub images: usize,
+    /// The folder's top snapshot, which is what is read.
+    pub snapshot: Option<Uuid>,
+    /// Dirty bitmaps. Their bits are not read.
+    pub bitmaps: Vec<ParallelsBitmap>,
+}
+
+/// A dirty bitmap in a Parallels image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParallelsBitmap {
+    /// Its identifier.
+    pub id: Uuid,
+    /// Guest bytes per bit.
+    pub granularity: u64,
+}
+
+/// What a QED's header says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QedDetails {
+    /// Clusters per table.
+    pub table_clusters: u32,
+    /// Whether it was not closed after it was last written, and its tables were checked here.
+    pub need_check: bool,
+}
+
+/// What the header of a QCOW, version 1, says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QcowDetails {
+    /// Entries per L2 table.
+    pub l2_entries: u64,
+    /// When the backing file was last changed, in seconds since 1970; 0 where nobody noted it.
+    pub backing_modified: u32,
 }

@@ -22,6 +22,12 @@ pub enum Format {
     Vdi,
     /// Hyper-V virtual disk, version 2: `.vhdx`, and `.avhdx` for checkpoints.
     Vhdx,
+    /// Parallels expanding image, or a disk folder by its descriptor. Read only.
+    Parallels,
+    /// QEMU enhanced disk. Read only.
+    Qed,
+    /// QEMU copy-on-write, version 1. Read only.
+    Qcow,
 }
 
 impl Format {
@@ -35,6 +41,9 @@ impl Format {
             Self::Vhd => "vhd",
             Self::Vdi => "vdi",
             Self::Vhdx => "vhdx",
+            Self::Parallels => "parallels",
+            Self::Qed => "qed",
+            Self::Qcow => "qcow",
         }
     }
 }
@@ -56,8 +65,11 @@ impl FromStr for Format {
             "vhd" | "vpc" => Ok(Self::Vhd),
             "vdi" => Ok(Self::Vdi),
             "vhdx" | "avhdx" => Ok(Self::Vhdx),
+            "parallels" | "hdd" | "hds" => Ok(Self::Parallels),
+            "qed" => Ok(Self::Qed),
+            "qcow" | "qcow1" => Ok(Self::Qcow),
             _ => Err(Error::usage(format!("unknown format {name:?}"))
-                .hint("known formats: raw, qcow2, vmdk, vhd, vhdx, vdi")),
+                .hint("known formats: raw, qcow2, vmdk, vhd, vhdx, vdi, and to read only parallels, qed, qcow")),
         }
     }
 }

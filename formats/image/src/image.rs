@@ -13,7 +13,7 @@ use rehost_block::{Chain, Disk, Error, File, Opener, Result, Storage, StorageDis
 
 use crate::details::Details;
 use crate::layer::{LayerDescription, OpenedLayer, Opening};
-use crate::{Format, qcow2, vdi, vhd, vhdx, vmdk};
+use crate::{Format, parallels, qcow, qcow2, qed, vdi, vhd, vhdx, vmdk};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
@@ -39,6 +39,13 @@ impl Image {
         opener: &dyn Opener,
     ) -> Result<Self> {
         let path = path.as_ref();
+        // A Parallels disk is a folder, which its descriptor stands for.
+        let descriptor = path.join(parallels::DESCRIPTOR);
+        let path = if path.is_dir() && descriptor.is_file() {
+            descriptor.as_path()
+        } else {
+            path
+        };
         let storage: Arc<dyn Storage> = Arc::new(File::open(path)?);
         let path = path
             .canonicalize()
@@ -152,6 +159,9 @@ fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
         Format::Vhd => vhd::open(opening),
         Format::Vdi => vdi::open(opening),
         Format::Vhdx => vhdx::open(opening),
+        Format::Parallels => parallels::open(opening),
+        Format::Qed => qed::open(opening),
+        Format::Qcow => qcow::open(opening),
     }
 }
 

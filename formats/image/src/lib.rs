@@ -23,7 +23,10 @@ mod image;
 mod in_place;
 mod layer;
 mod options;
+mod parallels;
+mod qcow;
 mod qcow2;
+mod qed;
 mod raw;
 mod sniff;
 mod target;
@@ -31,11 +34,13 @@ mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
+mod words;
 
 pub use check::{Check, Finding, Repair, Severity, check, repair};
 pub use create::{TargetBacking, TargetSpec, create};
 pub use details::{
-    Details, Qcow2Details, VdiDetails, VhdDetails, VhdxDetails, VhdxKind, VmdkDetails,
+    Details, ParallelsBitmap, ParallelsDetails, Qcow2Details, QcowDetails, QedDetails, VdiDetails,
+    VhdDetails, VhdxDetails, VhdxKind, VmdkDetails,
 };
 pub use format::Format;
 pub use image::Image;

@@ -2,7 +2,7 @@
 
 use rehost_block::{Result, Storage};
 
-use crate::{Format, vdi, vhd};
+use crate::{Format, parallels, qcow, qed, vdi, vhd};
 
 /// First bytes of a VMDK: a sparse extent, a descriptor, and the two kinds of extent that are
 /// recognised to be refused by name (COWD, seSparse).
@@ -25,12 +25,18 @@ impl Format {
             .min(head.len());
         let head = head.get_mut(..len).unwrap_or_default();
         storage.read_at(head, 0)?;
-        Ok(if head.starts_with(b"QFI\xfb") {
+        Ok(if qcow::is_qcow(head) {
+            Self::Qcow
+        } else if head.starts_with(b"QFI\xfb") {
             Self::Qcow2
         } else if VMDK_MAGICS.iter().any(|magic| head.starts_with(magic)) {
             Self::Vmdk
         } else if head.starts_with(b"vhdxfile") {
             Self::Vhdx
+        } else if qed::is_qed(head) {
+            Self::Qed
+        } else if parallels::is_parallels(head) {
+            Self::Parallels
         } else if vdi::is_vdi(head) {
             Self::Vdi
         } else if head.starts_with(vhd::COOKIE) || vhd::is_fixed(storage) {

@@ -84,6 +84,12 @@ impl TargetOptions {
             Format::Vhd => Self::Vhd(VhdOptions::default()),
             Format::Vhdx => Self::Vhdx(VhdxOptions::default()),
             Format::Vdi => Self::Vdi(VdiOptions::default()),
+            Format::Parallels | Format::Qed | Format::Qcow => {
+                return Err(
+                    Error::usage(format!("{format} images are read, not written"))
+                        .hint("formats that are written: raw, qcow2, vmdk, vhd, vhdx, vdi"),
+                );
+            }
         })
     }
 

@@ -69,8 +69,8 @@ impl Header {
             2 | 3 => {}
             1 => {
                 return Err(fields
-                    .unsupported(4, "qcow version 1 is not read")
-                    .hint("convert it with qemu-img convert -f qcow -O qcow2"));
+                    .unsupported(4, "is qcow version 1, a format of its own")
+                    .hint("say --from qcow, or let its signature decide"));
             }
             _ => {
                 return Err(fields

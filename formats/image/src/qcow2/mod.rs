@@ -116,7 +116,7 @@ pub(crate) fn create(
 
 /// A file name from an image, as a local path. QEMU also takes URLs, `json:{}` descriptions and
 /// protocol prefixes here.
-fn local_name(name: &[u8], what: &str) -> Result<PathBuf> {
+pub(crate) fn local_name(name: &[u8], what: &str) -> Result<PathBuf> {
     let bytes = name.strip_prefix(b"file:").unwrap_or(name);
     let head = bytes.split(|byte| *byte == b'/').next().unwrap_or(bytes);
     if let Some(end) = head.iter().position(|byte| *byte == b':') {
