@@ -26,6 +26,12 @@ pub trait Opener: Send + Sync + fmt::Debug {
     /// # Errors
     /// Usage when the gate refuses; Io when the file cannot be opened.
     fn open(&self, named: &Path, from: &Path) -> Result<Opened>;
+
+    /// Folders that the user named. A file that is known by its identity alone, not by a name (the
+    /// parent of a VDI), is looked for in them.
+    fn folders(&self) -> &[PathBuf] {
+        &[]
+    }
 }
 
 /// Lets through files in the folder of the file that names them, and below it.
@@ -59,6 +65,10 @@ impl AllowedFolders {
 }
 
 impl Opener for AllowedFolders {
+    fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
     fn open(&self, named: &Path, from: &Path) -> Result<Opened> {
         let from = canonical(from)?;
         let home = from.parent().unwrap_or(Path::new("/"));

@@ -85,10 +85,14 @@ pub struct VhdDetails {
 /// What a VDI's header says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VdiDetails {
-    /// `dynamic` or `static`.
+    /// `dynamic`, `static` or `differencing`.
     pub image_type: &'static str,
     /// The disk's UUID.
     pub uuid: String,
+    /// Another one, which changes with the content.
+    pub modified: String,
+    /// The UUID of the disk that a differencing image lies over.
+    pub parent: Option<String>,
     /// Blocks that are stored.
     pub blocks_stored: u64,
 }

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 
 use rehost_block::{Fields, Result, Storage};
+use uuid::Uuid;
 
 /// Bytes of the preheader and the longest header that we know: all that is read.
 pub(super) const HEADER_LEN: usize = 512;
@@ -30,6 +31,8 @@ const SECTOR: u64 = 512;
 pub(super) enum ImageType {
     Dynamic,
     Static,
+    /// Blocks that are free are the parent's.
+    Differencing,
 }
 
 /// A header, checked.
@@ -48,7 +51,20 @@ pub(super) struct Header {
     pub(super) extra: u64,
     /// Entries of the map that the disk needs.
     pub(super) entries: u64,
-    pub(super) uuid: [u8; 16],
+    pub(super) uuid: Uuid,
+    /// `uuidModify`, which changes with the content.
+    pub(super) modified: Uuid,
+    /// Of a differencing image, the disk that it lies over.
+    pub(super) parent: Option<Parent>,
+}
+
+/// A parent as its child remembers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parent {
+    /// `uuidLinkage`: the parent's `uuidCreate`.
+    pub(super) uuid: Uuid,
+    /// `uuidParentModify`: the parent's `uuidModify`; nil where nobody noted it.
+    pub(super) modified: Uuid,
 }
 
 impl Header {
@@ -86,7 +102,7 @@ impl Header {
                 .corrupt(0x48, "header is too short")
                 .mismatch(format!("at least {SHORTEST} bytes"), header_len));
         }
-        let image_type = image_type(fields)?;
+        let (image_type, parent) = image_type(fields)?;
         let block = u64::from(fields.u32_le(0x178)?);
         let block = NonZeroU64::new(block)
             .filter(|block| block.is_power_of_two() && block.get() >= SECTOR)
@@ -116,7 +132,9 @@ impl Header {
             block,
             extra: u64::from(fields.u32_le(0x17c)?),
             entries,
-            uuid: fields.array(0x188)?,
+            uuid: Uuid::from_bytes_le(fields.array(0x188)?),
+            modified: Uuid::from_bytes_le(fields.array(0x198)?),
+            parent,
         };
         let header_end = u64::from(PREHEADER_LEN.saturating_add(header_len));
         header.check_places(fields, header_end, file_size)?;
@@ -146,25 +164,28 @@ impl Header {
     }
 }
 
-fn image_type(fields: &Fields<'_>) -> Result<ImageType> {
-    let parent = uuid::Uuid::from_bytes_le(fields.array(0x1a8)?);
-    let differencing = |what: &str| {
+fn image_type(fields: &Fields<'_>) -> Result<(ImageType, Option<Parent>)> {
+    let parent = Parent {
+        uuid: Uuid::from_bytes_le(fields.array(0x1a8)?),
+        modified: Uuid::from_bytes_le(fields.array(0x1b8)?),
+    };
+    let linked = |what: &str| {
         Err(fields
-            .unsupported(
-                0x4c,
-                format!("{what} over the disk {parent}, which a VDI does not name as a file"),
-            )
+            .unsupported(0x4c, format!("{what} over the disk {}", parent.uuid))
             .hint("merge it in VirtualBox (VBoxManage clonemedium) and convert the result"))
     };
     match fields.u32_le(0x4c)? {
-        1 | 2 if !parent.is_nil() => differencing("is linked: a disk"),
-        1 => Ok(ImageType::Dynamic),
-        2 => Ok(ImageType::Static),
-        3 => differencing("is an undo image"),
-        4 => differencing("is a differencing image"),
+        1 | 2 if !parent.uuid.is_nil() => linked("is no differencing image, and lies"),
+        1 => Ok((ImageType::Dynamic, None)),
+        2 => Ok((ImageType::Static, None)),
+        3 => linked("is an undo image"),
+        4 if parent.uuid.is_nil() => {
+            Err(fields.corrupt(0x1a8, "is a differencing image and names no parent"))
+        }
+        4 => Ok((ImageType::Differencing, Some(parent))),
         other => Err(fields
             .unsupported(0x4c, "image type is unknown")
-            .mismatch("1 (dynamic) or 2 (static)", other)),
+            .mismatch("1 (dynamic), 2 (static) or 4 (differencing)", other)),
     }
 }
 
@@ -202,7 +223,7 @@ impl Draft {
         bytes.extend(self.disk_size.to_le_bytes());
         words(&mut bytes, &[self.block, 0, self.entries, self.allocated]);
         for _ in ["uuidCreate", "uuidModify"] {
-            bytes.extend(uuid::Uuid::new_v4().to_bytes_le());
+            bytes.extend(Uuid::new_v4().to_bytes_le());
         }
         // No link, no parent; the second geometry, also left to the reader.
         bytes.resize(0x1c8, 0);

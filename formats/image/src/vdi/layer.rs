@@ -5,12 +5,13 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Located, Result, Run, Storage};
 
 use super::header::{Header, ImageType};
+use super::parent::find_parent;
 use crate::Format;
 use crate::details::{Details, VdiDetails};
 use crate::layer::{LayerDescription, OpenedLayer, Opening};
 
 /// From here on a map entry means a block that is not stored: `0xfffffffe` is one of zeroes,
-/// `0xffffffff` one that was never written, which reads as zeroes where there is no parent.
+/// `0xffffffff` one that was never written, which is the parent's, or zeroes where there is none.
 pub(super) const ZERO: u32 = 0xffff_fffe;
 
 /// An opened image.
@@ -22,10 +23,19 @@ struct Vdi {
     map: Vec<u32>,
 }
 
+/// What the map says of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// Stored from this byte of the file on.
+    Stored(u64),
+    Zero,
+    Below,
+}
+
 /// Opens one image of a chain.
 ///
 /// # Errors
-/// As [`Header::read`].
+/// As [`Header::read`] and [`find_parent`].
 pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
     let storage = &opening.storage;
     let header = Header::read(&**storage)?;
@@ -45,13 +55,19 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         file_size: storage.size(),
         unit: Some(header.block.get()),
         compression: None,
-        backing: None,
+        backing: match header.parent {
+            Some(parent) => Some(find_parent(opening, parent)?),
+            None => None,
+        },
         details: Details::Vdi(VdiDetails {
             image_type: match header.image_type {
                 ImageType::Dynamic => "dynamic",
                 ImageType::Static => "static",
+                ImageType::Differencing => "differencing",
             },
-            uuid: uuid::Uuid::from_bytes_le(header.uuid).to_string(),
+            uuid: header.uuid.to_string(),
+            modified: header.modified.to_string(),
+            parent: header.parent.map(|parent| parent.uuid.to_string()),
             blocks_stored: u64::try_from(stored).unwrap_or(u64::MAX),
         }),
     };
@@ -68,15 +84,22 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
 }
 
 impl Vdi {
-    /// Where block `index` is in the file; nothing when it is not stored.
-    fn place(&self, index: u64) -> Option<u64> {
+    fn block(&self, index: u64) -> Block {
         let entry = usize::try_from(index)
             .ok()
             .and_then(|index| self.map.get(index))
-            .filter(|entry| **entry < ZERO)?;
+            .copied()
+            .unwrap_or(ZERO);
+        if entry >= ZERO {
+            return if entry > ZERO && self.header.parent.is_some() {
+                Block::Below
+            } else {
+                Block::Zero
+            };
+        }
         let stride = self.header.block.get().saturating_add(self.header.extra);
-        let start = u64::from(*entry).saturating_mul(stride);
-        Some(
+        let start = u64::from(entry).saturating_mul(stride);
+        Block::Stored(
             start
                 .saturating_add(self.header.data)
                 .saturating_add(self.header.extra),
@@ -97,19 +120,24 @@ impl Layer for Vdi {
         let want = want.min(left);
         let block = self.header.block.get();
         let (index, within) = (offset / self.header.block, offset % self.header.block);
-        let first = self.place(index);
+        let first = self.block(index);
         let mut count = 1u64;
         // Ends because `count` grows every round and `want` is finite.
         while count.saturating_mul(block).saturating_sub(within) < want {
-            let follows = first.map(|at| at.saturating_add(count.saturating_mul(block)));
-            if self.place(index.saturating_add(count)) != follows {
+            let follows = match first {
+                Block::Stored(at) => Block::Stored(at.saturating_add(count.saturating_mul(block))),
+                other => other,
+            };
+            if self.block(index.saturating_add(count)) != follows {
                 break;
             }
             count = count.saturating_add(1);
         }
         let len = count.saturating_mul(block).saturating_sub(within).min(want);
-        let Some(at) = first.map(|at| at.saturating_add(within)) else {
-            return Ok(Located::new(Run::Zero, len));
+        let at = match first {
+            Block::Stored(at) => at.saturating_add(within),
+            Block::Zero => return Ok(Located::new(Run::Zero, len)),
+            Block::Below => return Ok(Located::new(Run::Below, len)),
         };
         // A truncated file is never read as zeroes; whole sectors before its end can be had.
         let there = self.file_size.saturating_sub(at);

@@ -1,14 +1,16 @@
 //! VDI, `VirtualBox`'s own disk image: a header, a block map, and blocks.
 //!
-//! The layout of version 1.1 is that of `VirtualBox`'s public `VDICore.h`. Reads dynamic and static
-//! images, with any power of two as block size; writes dynamic ones.
+//! The layout of version 1.1 is that of `VirtualBox`'s public `VDICore.h`. Reads dynamic, static and
+//! differencing images, with any power of two as block size; writes dynamic ones. A VDI
+//! knows its parent by its UUID alone, not by a name: it is looked for among the `.vdi` files of the
+//! image's own folder and of the folders that the user allowed.
 //!
-//! Leaves out on purpose, refused by name: differencing and undo images (a VDI knows its parent by
-//! its UUID alone, which only the registry of the `VirtualBox` that made it can turn into a file),
-//! images of version 0 (before 2007), and block devices as targets.
+//! Leaves out on purpose, refused by name: undo images, images that lie over another one and do not
+//! say that they are differencing, images of version 0 (before 2007), and block devices as targets.
 
 mod header;
 mod layer;
+mod parent;
 mod target;
 
 pub(crate) use header::is_vdi;

@@ -7,7 +7,7 @@ use rehost_image::{Details, Format, TargetSpec};
 
 use crate::made::{self, CLUSTER, DISK};
 use crate::support::{
-    assert_content, have, open_bytes, patchwork, qemu_content, read_all, run, runs,
+    assert_content, have, open_bytes, patchwork, qemu_content, read_all, run, runs, try_run,
 };
 
 #[test]
@@ -52,12 +52,16 @@ fn what_qemu_img_makes_is_read() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let disk = patchwork((5 << 20) + 512);
-    fs::write(folder.path().join("disk.raw"), &disk).unwrap();
+    let odd = patchwork((5 << 20) + 512);
+    fs::write(folder.path().join("odd.raw"), &odd).unwrap();
+    // qemu-img 7.2 does not compress a last cluster of QCOW that is not whole, and ends with an error
+    // though all is written.
+    let even = patchwork(5 << 20);
+    fs::write(folder.path().join("even.raw"), &even).unwrap();
     let cases: [(&str, &[&str]); 9] = [
         ("qed", &[]),
         ("qed", &["-o", "cluster_size=4096,table_size=2"]),
-        ("qed", &["-o", "cluster_size=2097152,table_size=16"]),
+        ("qed", &["-o", "cluster_size=1048576,table_size=8"]),
         ("qed", &["-S", "0"]),
         ("qcow", &[]),
         ("qcow", &["-c"]),
@@ -67,15 +71,20 @@ fn what_qemu_img_makes_is_read() {
     ];
     for (nth, (format, options)) in cases.iter().enumerate() {
         let name = format!("{nth}.{format}");
+        let (disk, source) = match *options {
+            ["-c"] => (&even, "even.raw"),
+            _ => (&odd, "odd.raw"),
+        };
         let args = [
             &["convert", "-f", "raw", "-O", format],
             *options,
-            &["disk.raw", &name],
+            &[source, &name],
         ]
         .concat();
-        run(folder.path(), "qemu-img", &args);
+        try_run(folder.path(), "qemu-img", &args);
+        run(folder.path(), "qemu-img", &["compare", source, &name]);
         let what = format!("{format} {options:?}");
-        let image = assert_content(&folder.path().join(&name), &disk, &what);
+        let image = assert_content(&folder.path().join(&name), disk, &what);
         assert!(image.sniffed(), "{what}");
         assert_eq!(image.format().as_str(), *format, "{what}");
         if options == &["-c"] {
