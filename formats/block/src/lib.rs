@@ -19,6 +19,7 @@
 
 mod chain;
 mod disk;
+mod disk_storage;
 pub mod doubles;
 mod error;
 mod fields;
@@ -32,6 +33,7 @@ mod window;
 
 pub use chain::Chain;
 pub use disk::{Codec, Disk, DiskMut, Layer, Located, Packed, Run, StorageDisk};
+pub use disk_storage::DiskStorage;
 pub use error::{Error, Kind, Result};
 pub use fields::{Fields, is_zero};
 pub use file::File;
