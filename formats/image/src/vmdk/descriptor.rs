@@ -79,14 +79,16 @@ pub(super) enum Access {
 /// The third word of an extent line, and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ExtentKind {
-    /// `FLAT` and `VMFS`: bytes as they are, from `offset` (in bytes) of `file`.
+    /// `FLAT`, `VMFS`, `VMFSRDM` and `VMFSRAW`: bytes as they are, from `offset` (in bytes) of
+    /// `file`, which may be a device or the map of one.
     Flat {
         /// The file, as written.
         file: PathBuf,
         /// Where in it the extent begins, in bytes.
         offset: u64,
     },
-    /// `SPARSE`: a file with grain tables.
+    /// `SPARSE`, `VMFSSPARSE` and `SESPARSE`: a file with grain tables, which says of what kind it
+    /// is.
     Sparse {
         /// The file, as written.
         file: PathBuf,
@@ -234,7 +236,7 @@ fn extent(access: Access, rest: &[u8], line: u64) -> Result<Extent> {
         })?;
     let kind = match kind {
         b"ZERO" => ExtentKind::Zero,
-        b"FLAT" | b"VMFS" => {
+        b"FLAT" | b"VMFS" | b"VMFSRDM" | b"VMFSRAW" => {
             let (file, rest) = name(rest)?;
             let (offset, _) = word(rest);
             let offset = if offset.is_empty() {
@@ -246,7 +248,7 @@ fn extent(access: Access, rest: &[u8], line: u64) -> Result<Extent> {
             };
             ExtentKind::Flat { file, offset }
         }
-        b"SPARSE" => ExtentKind::Sparse {
+        b"SPARSE" | b"VMFSSPARSE" | b"SESPARSE" => ExtentKind::Sparse {
             file: name(rest)?.0,
         },
         other => return Err(unread(other)),
@@ -262,14 +264,12 @@ fn extent(access: Access, rest: &[u8], line: u64) -> Result<Extent> {
 /// The error for extent types that are not read, by name.
 fn unread(kind: &[u8]) -> Error {
     let what = match kind {
-        b"VMFSSPARSE" => "extent is a VMFSSPARSE (COWD) snapshot delta, which is not read yet",
-        b"SESPARSE" => "extent is a SESPARSE snapshot delta, which is not read yet",
         b"VSANSPARSE" => "extent is a VSANSPARSE delta, which lives in a vSAN object",
-        b"VMFSRDM" => "extent is a raw device mapping (VMFSRDM), whose data is on a device",
-        b"VMFSRAW" => "extent is a raw device (VMFSRAW)",
         _ => {
-            return corrupt("extent type is not known")
-                .mismatch("FLAT, VMFS, SPARSE or ZERO", quoted(kind));
+            return corrupt("extent type is not known").mismatch(
+                "FLAT, VMFS, VMFSRDM, VMFSRAW, SPARSE, VMFSSPARSE, SESPARSE or ZERO",
+                quoted(kind),
+            );
         }
     };
     Error::unsupported(what)
@@ -404,9 +404,7 @@ mod tests {
             ("RW 8 SPARSE \"\"", Kind::Corrupt),
             ("RW 8 NOSUCH \"x\"", Kind::Corrupt),
             ("some words", Kind::Corrupt),
-            ("RW 8 SESPARSE \"x\"", Kind::Unsupported),
-            ("RW 8 VMFSSPARSE \"x\"", Kind::Unsupported),
-            ("RW 8 VMFSRDM \"x\"", Kind::Unsupported),
+            ("RW 8 VSANSPARSE \"x\"", Kind::Unsupported),
         ] {
             let text = with(line);
             let error = Descriptor::parse(text.as_bytes(), 512).unwrap_err();

@@ -8,7 +8,7 @@
 
 use std::num::NonZeroU64;
 
-use rehost_block::{Error, Fields, Result};
+use rehost_block::{Fields, Result};
 
 use super::SECTOR;
 
@@ -45,11 +45,11 @@ const COMPRESSION_DEFLATE: u16 = 1;
 const NEWLINES: [u8; 4] = *b"\n \r\n";
 
 /// The largest grain, in sectors. QEMU's (1 GiB).
-const MAX_GRAIN: u64 = 0x20_0000;
+pub(super) const MAX_GRAIN: u64 = 0x20_0000;
 /// The largest compressed grain, in bytes. Ours, for bounded memory; VMware writes 64 KiB.
 const MAX_COMPRESSED_GRAIN: u64 = 2 << 20;
 /// The most grain directory entries. QEMU's (a directory of 32 MiB: 256 TiB of usual grains).
-const MAX_GD_ENTRIES: u64 = 8 << 20;
+pub(super) const MAX_GD_ENTRIES: u64 = 8 << 20;
 
 /// How grains are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,30 @@ pub(super) enum Grains {
     Plain,
     /// As zlib streams behind markers.
     Compressed,
+}
+
+/// How a directory names its tables, and a table its grains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entries {
+    /// 32 bits each: a sector of the file.
+    Sectors,
+    /// 64 bits each: seSparse's numbers of tables and grains, which lie from these bytes on.
+    Indexes {
+        /// Where table 0 begins.
+        tables: u64,
+        /// Where grain 0 begins.
+        grains: u64,
+    },
+}
+
+impl Entries {
+    /// Bytes per entry.
+    pub(super) const fn len(self) -> u64 {
+        match self {
+            Self::Sectors => 4,
+            Self::Indexes { .. } => 8,
+        }
+    }
 }
 
 /// A header without contradictions in itself. Offsets and lengths are in bytes.
@@ -79,6 +103,8 @@ pub(super) struct Header {
     pub(super) grains: Grains,
     /// Whether grain table entry 1 is a grain of zeroes.
     pub(super) zeroed_grains: bool,
+    /// How its tables are written.
+    pub(super) entries: Entries,
 }
 
 impl Header {
@@ -143,6 +169,7 @@ impl Header {
             descriptor: descriptor(&fields, file_size)?,
             grains: grains(&fields, flags, grain)?,
             zeroed_grains: flags & FLAG_ZEROED_GRAINS != 0,
+            entries: Entries::Sectors,
         };
         header.check_directory(&fields, file_size)?;
         Ok(header)
@@ -169,12 +196,12 @@ impl Header {
 
     /// Length of the grain directory in bytes.
     pub(super) fn gd_len(&self) -> u64 {
-        self.gd_entries.saturating_mul(4)
+        self.gd_entries.saturating_mul(self.entries.len())
     }
 
     /// Length of a grain table in bytes.
     pub(super) fn gt_len(&self) -> u64 {
-        self.gtes_per_gt.get().saturating_mul(4)
+        self.gtes_per_gt.get().saturating_mul(self.entries.len())
     }
 }
 
@@ -274,22 +301,6 @@ impl Draft {
         bytes.resize(HEADER_LEN, 0);
         bytes
     }
-}
-
-/// The error for a file that is a sparse extent of an older or newer kind, by its first bytes.
-pub(super) fn unread(magic: &[u8]) -> Option<Error> {
-    let what = if magic.starts_with(b"COWD") {
-        "is a COWD (vmfsSparse) extent, which is not read yet"
-    } else if magic.starts_with(&0x0000_0000_cafe_babe_u64.to_le_bytes()) {
-        "is a SESPARSE extent, which is not read yet"
-    } else {
-        return None;
-    };
-    Some(
-        Error::unsupported(what)
-            .at(0)
-            .hint("consolidate or clone the disk on its host, then try again"),
-    )
 }
 
 #[cfg(test)]

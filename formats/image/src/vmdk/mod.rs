@@ -2,21 +2,25 @@
 //!
 //! VMware "Virtual Disk Format 5.0" (technical note, 2011). Reads `monolithicSparse`,
 //! `monolithicFlat`, `twoGbMaxExtentSparse`, `twoGbMaxExtentFlat`, `streamOptimized` (one extent or
-//! several), the flat disks of ESXi (`vmfs`, `vmfsThin` and the like) and `custom` mixtures of
-//! these, each also as a snapshot over a parent. Writes `monolithicSparse`, `twoGbMaxExtentSparse`
-//! (both also over a parent), `monolithicFlat`, `twoGbMaxExtentFlat` and `streamOptimized`.
+//! several), the disks of ESXi (`vmfs`, `vmfsThin` and the like, and the snapshots `vmfsSparse` and
+//! `seSparse`), devices and raw device maps (`fullDevice`, `partitionedDevice`, `vmfsRDM` and the
+//! like, as far as their extents can be opened as files) and `custom` mixtures of these, each also
+//! as a snapshot over a parent. Writes `monolithicSparse`, `twoGbMaxExtentSparse` (both also over a
+//! parent), `monolithicFlat`, `twoGbMaxExtentFlat` and `streamOptimized`.
 //!
-//! Leaves out on purpose, refused by name: COWD (`vmfsSparse`) and `seSparse` snapshot deltas,
-//! disks that are devices (`fullDevice`, `partitionedDevice`, raw device mappings), vSAN objects,
-//! compressed grains without markers, and an extent file opened without its descriptor.
+//! Leaves out on purpose, refused by name: `seSparse` snapshots whose journal was not replayed
+//! (nothing public says what is in it), vSAN objects, compressed grains without markers, and an
+//! extent file opened without its descriptor.
 
 mod codec;
+mod cowd;
 mod create;
 mod descriptor;
 mod flat_target;
 mod header;
 mod layer;
 mod open;
+mod se_sparse;
 mod sparse;
 mod sparse_file;
 mod sparse_target;

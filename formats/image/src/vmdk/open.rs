@@ -7,27 +7,16 @@ use std::sync::Arc;
 use rehost_block::{Error, Kind, Opened, Result, Storage};
 
 use super::descriptor::{Access, Descriptor, Extent, ExtentKind, MAX_DESCRIPTOR, Parent};
-use super::header::{Grains, Header, MAGIC, unread};
+use super::header::{Grains, Header, MAGIC};
 use super::layer::{Body, Joined, Part};
-use super::length;
 use super::sparse::{Absent, SparseExtent};
+use super::{cowd, length, se_sparse};
 use crate::Format;
 use crate::details::{Details, VmdkDetails};
 use crate::layer::{Backing, LayerDescription, OpenedLayer, Opening};
 
 /// Grain directory entries of all extents together, for bounded memory (32 MiB). Ours.
 const MAX_DIRECTORY_ENTRIES: u64 = 8 << 20;
-
-/// `createType`s whose data is not in files, and what they are.
-const DEVICES: [(&str, &str); 7] = [
-    ("fullDevice", "a whole physical disk"),
-    ("partitionedDevice", "partitions of a physical disk"),
-    ("vmfsRaw", "a raw device"),
-    ("vmfsRawDeviceMap", "a raw device mapping"),
-    ("vmfsRDM", "a raw device mapping"),
-    ("vmfsPassthroughRawDeviceMap", "a raw device mapping"),
-    ("vmfsRDMP", "a raw device mapping"),
-];
 
 /// Opens one image of a chain.
 ///
@@ -36,7 +25,6 @@ const DEVICES: [(&str, &str); 7] = [
 /// name, structure and offset.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
     let (descriptor, embedded) = read_descriptor(&*opening.storage)?;
-    refuse_devices(&descriptor)?;
     let backing = match &descriptor.parent {
         None => None,
         Some(parent) => Some(check_parent(opening, parent)?),
@@ -100,8 +88,8 @@ fn read_descriptor(storage: &dyn Storage) -> Result<(Descriptor, Option<Header>)
     let len = usize::try_from(size).unwrap_or(8).min(8);
     let head = magic.get_mut(..len).unwrap_or_default();
     storage.read_at(head, 0)?;
-    if let Some(error) = unread(head) {
-        return Err(error);
+    if head.starts_with(cowd::MAGIC) || head.starts_with(&se_sparse::MAGIC.to_le_bytes()) {
+        return Err(only_an_extent());
     }
     let (offset, len, header) = if head.starts_with(MAGIC) {
         let header = SparseExtent::header(storage)?;
@@ -128,20 +116,6 @@ fn read_descriptor(storage: &dyn Storage) -> Result<(Descriptor, Option<Header>)
 fn only_an_extent() -> Error {
     Error::usage("is one extent of a disk and has no descriptor")
         .hint("open the small .vmdk text file that names this one")
-}
-
-fn refuse_devices(descriptor: &Descriptor) -> Result<()> {
-    let found = DEVICES
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(&descriptor.create_type));
-    match found {
-        None => Ok(()),
-        Some((name, what)) => Err(Error::unsupported(format!(
-            "createType {name} is {what}, which is not read through its descriptor"
-        ))
-        .in_structure("descriptor")
-        .hint("convert the device itself as a raw disk")),
-    }
 }
 
 /// Which extent line of an embedded descriptor is the file that it is embedded in: the one with the
@@ -270,6 +244,11 @@ impl Extents<'_> {
     fn file(&mut self, name: &Path) -> Result<Arc<dyn Storage>> {
         if let Some(opened) = self.opened.get(name) {
             return Ok(Arc::clone(&opened.storage));
+        }
+        if name.as_os_str().as_encoded_bytes().starts_with(b"vsan://") {
+            return Err(Error::unsupported("extent is an object of vSAN, no file")
+                .in_structure("extent")
+                .hint("clone the disk to another datastore on its host, then try again"));
         }
         let opened = self.opening.opener.open(name, self.opening.path)?;
         let storage = Arc::clone(&opened.storage);

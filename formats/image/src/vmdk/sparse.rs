@@ -1,7 +1,8 @@
-//! A hosted sparse extent: a grain directory, grain tables, and grains, plain or compressed.
+//! A sparse extent: a grain directory, grain tables, and grains, plain or compressed.
 //!
-//! VMware "Virtual Disk Format 5.0", "Hosted Sparse Extents" and "Stream-Optimized Compressed
-//! Sparse Extents". Tables are read when they are needed and a bounded number of them is kept.
+//! VMware "Virtual Disk Format 5.0", "Hosted Sparse Extents", "Stream-Optimized Compressed Sparse
+//! Extents" and "ESX Server Sparse Extents"; for seSparse see [`se_sparse`](super::se_sparse).
+//! Tables are read when they are needed and a bounded number of them is kept.
 //!
 //! Leaves out on purpose: the redundant grain directory (see [`header`](super::header)), and a
 //! search for grains shared by two table entries, which is a check and not a read.
@@ -12,11 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rehost_block::{Codec, Error, Fields, Located, Packed, Result, Run, Storage};
 
 use super::codec::Zlib;
-use super::header::{Grains, HEADER_LEN, Header, STRUCTURE, unread};
-use super::{SECTOR, amount, length};
+use super::header::{Entries, Grains, HEADER_LEN, Header, STRUCTURE};
+use super::{SECTOR, amount, cowd, length, se_sparse};
 
-/// Grain tables kept per extent: 2 MiB, which cover 32 GiB.
-const KEPT_TABLES: u64 = 1024;
+/// Memory for grain tables per extent: those of 32 GiB of a hosted disk.
+const KEPT_BYTES: u64 = 4 << 20;
 
 /// Grain tables looked at for one answer, so that none takes long: 512 MiB of usual grains.
 const TABLES_PER_ANSWER: u32 = 16;
@@ -51,7 +52,7 @@ pub(super) struct SparseExtent {
     storage: Arc<dyn Storage>,
     file_size: u64,
     header: Header,
-    /// The sector of each grain table; 0 where there is none.
+    /// The sector of each grain table, or its number counted from 1; 0 where there is none.
     directory: Vec<u32>,
     tables: Vec<Mutex<Option<Kept>>>,
     absent: Absent,
@@ -62,22 +63,26 @@ pub(super) struct SparseExtent {
 #[derive(Debug)]
 struct Kept {
     index: u64,
-    table: Arc<Vec<u32>>,
+    table: Arc<Vec<u64>>,
 }
 
 impl SparseExtent {
-    /// Reads the header of `storage`, and for a stream its footer.
+    /// Reads the header of `storage`, whose first bytes say of what kind it is, and for a stream its
+    /// footer.
     ///
     /// # Errors
-    /// Corrupt or Unsupported as [`Header::parse`] says; Corrupt for a stream without its footer.
+    /// Corrupt or Unsupported as the kind's parser says; Corrupt for a stream without its footer.
     pub(super) fn header(storage: &dyn Storage) -> Result<Header> {
         let size = storage.size();
         let mut bytes = [0; HEADER_LEN];
         let len = HEADER_LEN.min(usize::try_from(size).unwrap_or(HEADER_LEN));
         let bytes = bytes.get_mut(..len).unwrap_or_default();
         storage.read_at(bytes, 0)?;
-        if let Some(error) = unread(bytes) {
-            return Err(error);
+        if bytes.starts_with(cowd::MAGIC) {
+            return cowd::header(storage);
+        }
+        if bytes.starts_with(&se_sparse::MAGIC.to_le_bytes()) {
+            return se_sparse::header(storage);
         }
         let header = Header::parse(bytes, 0, size)?;
         match header.gd {
@@ -97,10 +102,21 @@ impl SparseExtent {
         // Its length was compared with the file's by the header.
         let mut bytes = vec![0; length(header.gd_len())?];
         storage.read_at(&mut bytes, gd)?;
-        let kept = header.gd_entries.min(KEPT_TABLES);
+        let directory = entries(header.entries, &bytes)
+            .zip((gd..).step_by(length(header.entries.len())?))
+            .map(|(entry, at)| match header.entries {
+                Entries::Sectors => u32::try_from(entry)
+                    .map_err(|_| Error::internal("an entry of more than 32 bits")),
+                Entries::Indexes { .. } => {
+                    se_sparse::table(entry).map_err(|error| error.at(at).in_file(storage.name()))
+                }
+            })
+            .collect::<Result<_>>()?;
+        let fit = KEPT_BYTES / header.gtes_per_gt / 8;
+        let kept = header.gd_entries.min(fit);
         Ok(Self {
             file_size: storage.size(),
-            directory: entries(&bytes),
+            directory,
             tables: (0..kept).map(|_| Mutex::default()).collect(),
             codec: Arc::new(Zlib::new(header.grain)),
             storage,
@@ -260,7 +276,7 @@ impl SparseExtent {
     }
 
     /// Grain table `number`; empty where the directory has none.
-    fn table(&self, number: u64) -> Result<Arc<Vec<u32>>> {
+    fn table(&self, number: u64) -> Result<Arc<Vec<u64>>> {
         let sector = self.entry(number);
         if sector == 0 {
             return Ok(Arc::default());
@@ -274,7 +290,14 @@ impl SparseExtent {
         match &*kept {
             Some(kept) if kept.index == number => Ok(Arc::clone(&kept.table)),
             _ => {
-                let table = Arc::new(self.read_table(u64::from(sector).saturating_mul(SECTOR))?);
+                let at = match self.header.entries {
+                    Entries::Sectors => u64::from(sector).saturating_mul(SECTOR),
+                    Entries::Indexes { tables, .. } => u64::from(sector)
+                        .saturating_sub(1)
+                        .saturating_mul(self.header.gt_len())
+                        .saturating_add(tables),
+                };
+                let table = Arc::new(self.read_table(at)?);
                 *kept = Some(Kept {
                     index: number,
                     table: Arc::clone(&table),
@@ -284,7 +307,7 @@ impl SparseExtent {
         }
     }
 
-    fn read_table(&self, at: u64) -> Result<Vec<u32>> {
+    fn read_table(&self, at: u64) -> Result<Vec<u64>> {
         const TABLE: &str = "grain table";
         let len = self.header.gt_len();
         if self.file_size.saturating_sub(at) < len {
@@ -293,29 +316,44 @@ impl SparseExtent {
         self.check_overlap(TABLE, at, len)?;
         let mut bytes = vec![0; length(len)?];
         self.storage.read_at(&mut bytes, at)?;
-        Ok(entries(&bytes))
+        Ok(entries(self.header.entries, &bytes).collect())
     }
 
     /// What the table that covers it says of grain `index`.
-    fn grain(&self, table: &[u32], index: u64) -> Result<Grain> {
+    fn grain(&self, table: &[u64], index: u64) -> Result<Grain> {
         let entry = usize::try_from(index % self.header.gtes_per_gt)
             .ok()
             .and_then(|nth| table.get(nth))
             .copied()
             .unwrap_or(0);
-        match entry {
-            0 => Ok(Grain::Absent),
-            1 if self.header.zeroed_grains => Ok(Grain::Zero),
-            sector => {
-                let at = u64::from(sector).saturating_mul(SECTOR);
-                let len = match self.header.grains {
-                    Grains::Plain => self.header.grain.get(),
-                    Grains::Compressed => MARKER_LEN,
-                };
-                self.check_overlap("grain", at, len)?;
-                Ok(Grain::Stored(at))
-            }
-        }
+        let at = match self.header.entries {
+            Entries::Sectors => match entry {
+                0 => return Ok(Grain::Absent),
+                1 if self.header.zeroed_grains => return Ok(Grain::Zero),
+                sector => sector.saturating_mul(SECTOR),
+            },
+            Entries::Indexes { grains, .. } => match se_sparse::grain(entry) {
+                Some(se_sparse::Entry::Absent) => return Ok(Grain::Absent),
+                Some(se_sparse::Entry::Zero) => return Ok(Grain::Zero),
+                Some(se_sparse::Entry::Stored(number)) => {
+                    grains.saturating_add(number.saturating_mul(self.header.grain.get()))
+                }
+                None => {
+                    return Err(
+                        Error::corrupt(format!("entry of grain {index} is not known"))
+                            .in_structure("grain table")
+                            .in_file(self.storage.name())
+                            .mismatch("type 0 to 3", format!("{entry:#018x}")),
+                    );
+                }
+            },
+        };
+        let len = match self.header.grains {
+            Grains::Plain => self.header.grain.get(),
+            Grains::Compressed => MARKER_LEN,
+        };
+        self.check_overlap("grain", at, len)?;
+        Ok(Grain::Stored(at))
     }
 
     /// Nothing may lie over the header, the descriptor or the grain directory.
@@ -343,10 +381,18 @@ impl SparseExtent {
     }
 }
 
-/// Table entries from their bytes.
-fn entries(bytes: &[u8]) -> Vec<u32> {
-    let (words, _) = bytes.as_chunks::<4>();
-    words.iter().map(|word| u32::from_le_bytes(*word)).collect()
+/// Directory or table entries from their bytes.
+fn entries(kind: Entries, bytes: &[u8]) -> Box<dyn Iterator<Item = u64> + '_> {
+    match kind {
+        Entries::Sectors => {
+            let (words, _) = bytes.as_chunks::<4>();
+            Box::new(words.iter().map(|word| u32::from_le_bytes(*word).into()))
+        }
+        Entries::Indexes { .. } => {
+            let (words, _) = bytes.as_chunks::<8>();
+            Box::new(words.iter().map(|word| u64::from_le_bytes(*word)))
+        }
+    }
 }
 
 /// The footer: a copy of the header with the real grain directory offset, between its marker and

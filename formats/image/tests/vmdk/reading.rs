@@ -174,44 +174,62 @@ fn a_renamed_file_is_still_its_own_extent() {
 #[test]
 fn what_is_not_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("x"), vec![1; 8192]).unwrap();
     let path = folder.path().join("disk.vmdk");
     for (text, named) in [
-        (descriptor("fullDevice", "RW 8 FLAT \"x\" 0"), "fullDevice"),
         (
-            descriptor("partitionedDevice", "RW 8 FLAT \"x\" 0"),
-            "partitionedDevice",
+            descriptor("vsanSparse", "RW 8 VSANSPARSE \"x\""),
+            "VSANSPARSE",
         ),
-        (
-            descriptor("vmfsRawDeviceMap", "RW 8 VMFSRDM \"x\""),
-            "VMFSRDM",
-        ),
-        (
-            descriptor("vmfsRawDeviceMap", "RW 8 FLAT \"x\""),
-            "vmfsRawDeviceMap",
-        ),
-        (
-            descriptor("vmfsSparse", "RW 8 VMFSSPARSE \"x\""),
-            "VMFSSPARSE",
-        ),
-        (descriptor("seSparse", "RW 8 SESPARSE \"x\""), "SESPARSE"),
+        (descriptor("vmfs", "RW 8 VMFS \"vsan://52ab/x\""), "vSAN"),
     ] {
         fs::write(&path, text).unwrap();
         let error = Image::open(&path, None, &SameFolder).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{error}");
         assert!(error.to_string().contains(named), "{error}");
     }
-    for (magic, named) in [
-        (&b"COWD\x01\0\0\0"[..], "COWD"),
-        (b"\xbe\xba\xfe\xca\0\0\0\0", "SESPARSE"),
-    ] {
+    for magic in [&b"COWD\x01\0\0\0"[..], b"\xbe\xba\xfe\xca\0\0\0\0"] {
         let mut bytes = magic.to_vec();
         bytes.resize(2048, 0);
         fs::write(&path, bytes).unwrap();
-        let error = Image::open(&path, None, &SameFolder).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported, "{error}");
-        assert!(error.to_string().contains(named), "{error}");
+        let error = Image::open(&path, Some(Format::Vmdk), &SameFolder).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage, "{error}");
+        assert!(error.to_string().contains("one extent"), "{error}");
     }
+}
+
+#[test]
+fn devices_and_their_maps_are_read_where_they_can_be_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = noise(7, 96 << 10);
+    let table = noise(8, 4096);
+    fs::write(folder.path().join("sdx"), &device).unwrap();
+    fs::write(folder.path().join("pt.vmdk"), &table).unwrap();
+    let path = folder.path().join("disk.vmdk");
+    for (create_type, extents, expected) in [
+        ("fullDevice", "RW 192 FLAT \"sdx\" 0", device.clone()),
+        (
+            "partitionedDevice",
+            "RW 8 FLAT \"pt.vmdk\" 0\nRW 100 FLAT \"sdx\" 8 partitionUUID \\.\\PhysicalDrive1\n\
+             RDONLY 84 ZERO",
+            [&table[..], &device[4096..108 * 512], &vec![0; 84 * 512]].concat(),
+        ),
+        ("vmfsRawDeviceMap", "RW 192 VMFSRDM \"sdx\"", device.clone()),
+        (
+            "vmfsPassthroughRawDeviceMap",
+            "RW 192 VMFSRDM \"sdx\"",
+            device.clone(),
+        ),
+        ("vmfsRaw", "RW 192 VMFSRAW \"sdx\"", device.clone()),
+        ("vmfsThin", "RW 192 VMFS \"sdx\"", device.clone()),
+    ] {
+        fs::write(&path, descriptor(create_type, extents)).unwrap();
+        assert_content(&path, &expected, create_type);
+    }
+    let gone = descriptor("fullDevice", "RW 8 FLAT \"\\\\.\\PhysicalDrive0\" 0");
+    fs::write(&path, gone).unwrap();
+    let error = Image::open(&path, None, &SameFolder).unwrap_err();
+    assert_eq!(error.kind(), Kind::Io, "{error}");
+    assert!(error.to_string().contains("PhysicalDrive0"), "{error}");
 }
 
 #[test]
