@@ -10,7 +10,8 @@ import hashlib
 import sys
 from pathlib import Path
 
-PIECE = 1 << 20
+# Read in longer pieces, libvhdi takes sectors of a differencing disk from the wrong one of its files.
+PIECE = 1 << 16
 
 
 def libvmdk(image, parents):

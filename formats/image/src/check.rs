@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::in_place::{EditFiles, Editing};
 use crate::layer::Opening;
-use crate::{Format, raw};
+use crate::{Format, raw, vdi, vhd, vhdx};
 
 /// Findings kept in a [`Check`]; further ones are counted only.
 const MOST_FINDINGS: usize = 1000;
@@ -128,6 +128,9 @@ pub fn check(
     };
     match format {
         Format::Raw => raw::check(&opening),
+        Format::Vhd => vhd::check(&opening),
+        Format::Vhdx => vhdx::check(&opening),
+        Format::Vdi => vdi::check(&opening),
         _ => Err(Error::unsupported(format!(
             "{format} images cannot be checked"
         ))),

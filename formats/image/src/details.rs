@@ -78,6 +78,8 @@ pub struct VhdDetails {
     pub size_from: &'static str,
     /// The disk's unique id.
     pub unique_id: String,
+    /// Seconds from 2000 to when the disk was made or last changed: a child remembers it.
+    pub timestamp: u32,
     /// Whether the footer at the end is damaged or missing and its copy was taken.
     pub footer_from_copy: bool,
 }

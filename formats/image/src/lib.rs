@@ -28,6 +28,7 @@ mod qcow;
 mod qcow2;
 mod qed;
 mod raw;
+mod room;
 mod sniff;
 mod target;
 mod vdi;

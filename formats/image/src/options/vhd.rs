@@ -22,7 +22,7 @@ pub struct VhdOptions {
     pub kind: VhdKind,
     /// Whether the size is rounded up to whole MiB, as Azure asks for; such disks are fixed.
     pub azure: bool,
-    /// Bytes per block, a power of two from 512 KiB; 2 MiB if `None`.
+    /// Bytes per block, a power of two from 512 KiB to 256 MiB; 2 MiB if `None`.
     pub block_size: Option<u32>,
 }
 
@@ -42,7 +42,7 @@ impl VhdOptions {
         },
         OptionDescription {
             name: "block_size",
-            values: "512K, 2M, or another power of two",
+            values: "a power of two from 512K to 256M",
             default: "2M",
             about: "bytes per block of a dynamic disk",
         },

@@ -20,11 +20,11 @@ struct RawEdit {
 
 /// Opens a raw image for changes.
 pub(crate) fn edit(editing: &Editing<'_>) -> Box<dyn LayerMut> {
-    let readable: Arc<dyn Storage> = editing.storage.clone();
+    let storage = Arc::clone(&editing.storage);
     Box::new(RawEdit {
-        size: readable.size(),
-        readable,
-        storage: Arc::clone(&editing.storage),
+        readable: Arc::clone(&storage) as Arc<dyn Storage>,
+        size: storage.size(),
+        storage,
     })
 }
 

@@ -5,10 +5,15 @@ use std::num::NonZeroU64;
 use rehost_block::{Fields, Result, Storage};
 use uuid::Uuid;
 
+use crate::options::VdiKind;
+
 /// Bytes of the preheader and the longest header that we know: all that is read.
 pub(super) const HEADER_LEN: usize = 512;
 
 pub(super) const STRUCTURE: &str = "VDI header";
+
+/// `cBlocksAllocated`, in the file.
+pub(super) const COUNT_AT: u64 = 0x184;
 
 /// `u32Signature`, at byte 64.
 const SIGNATURE: u32 = 0xbeda_107f;
@@ -51,6 +56,8 @@ pub(super) struct Header {
     pub(super) extra: u64,
     /// Entries of the map that the disk needs.
     pub(super) entries: u64,
+    /// How many blocks the header says are stored.
+    pub(super) allocated: u32,
     pub(super) uuid: Uuid,
     /// `uuidModify`, which changes with the content.
     pub(super) modified: Uuid,
@@ -132,6 +139,7 @@ impl Header {
             block,
             extra: u64::from(fields.u32_le(0x17c)?),
             entries,
+            allocated: fields.u32_le(0x184)?,
             uuid: Uuid::from_bytes_le(fields.array(0x188)?),
             modified: Uuid::from_bytes_le(fields.array(0x198)?),
             parent,
@@ -196,9 +204,10 @@ pub(crate) fn is_vdi(head: &[u8]) -> bool {
         .is_ok_and(|signature| signature == SIGNATURE)
 }
 
-/// What a new dynamic image's header says.
+/// What a new image's header says.
 #[derive(Debug)]
 pub(super) struct Draft {
+    pub(super) kind: VdiKind,
     pub(super) map: u32,
     pub(super) data: u32,
     pub(super) disk_size: u64,
@@ -215,8 +224,12 @@ impl Draft {
         let words = |bytes: &mut Vec<u8>, words: &[u32]| {
             bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
         };
-        // Version 1.1, length, type dynamic, no flags, no comment.
-        words(&mut bytes, &[SIGNATURE, 0x0001_0001, OURS, 1, 0]);
+        let image_type = match self.kind {
+            VdiKind::Dynamic => 1,
+            VdiKind::Static => 2,
+        };
+        // Version 1.1, length, type, no flags, no comment.
+        words(&mut bytes, &[SIGNATURE, 0x0001_0001, OURS, image_type, 0]);
         bytes.resize(0x154, 0);
         // The geometry is left to the reader, but for the bytes of a sector.
         words(&mut bytes, &[self.map, self.data, 0, 0, 0, 512, 0]);

@@ -32,6 +32,20 @@ enum Block {
     Below,
 }
 
+/// The block map of the file behind `header`.
+///
+/// # Errors
+/// Io or Corrupt when it cannot be read.
+pub(super) fn read_map(storage: &dyn Storage, header: &Header) -> Result<Vec<u32>> {
+    // The header compared its length with the file's.
+    let len = usize::try_from(header.entries.saturating_mul(4))
+        .map_err(|_| Error::unsupported("block map exceeds this machine's memory"))?;
+    let mut bytes = vec![0; len];
+    storage.read_at(&mut bytes, header.map)?;
+    let (words, _) = bytes.as_chunks::<4>();
+    Ok(words.iter().map(|word| u32::from_le_bytes(*word)).collect())
+}
+
 /// Opens one image of a chain.
 ///
 /// # Errors
@@ -39,13 +53,7 @@ enum Block {
 pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
     let storage = &opening.storage;
     let header = Header::read(&**storage)?;
-    // The header compared its length with the file's.
-    let len = usize::try_from(header.entries.saturating_mul(4))
-        .map_err(|_| Error::unsupported("block map exceeds this machine's memory"))?;
-    let mut bytes = vec![0; len];
-    storage.read_at(&mut bytes, header.map)?;
-    let (words, _) = bytes.as_chunks::<4>();
-    let map: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let map = read_map(&**storage, &header)?;
     let stored = map.iter().filter(|entry| **entry < ZERO).count();
     let description = LayerDescription {
         path: opening.path.to_owned(),

@@ -190,7 +190,11 @@ impl Footer {
         }
     }
 
-    fn read(storage: &dyn Storage, at: u64, len: usize) -> Result<Self> {
+    /// The footer of `len` bytes at `at`.
+    ///
+    /// # Errors
+    /// As [`Footer::find`].
+    pub(super) fn read(storage: &dyn Storage, at: u64, len: usize) -> Result<Self> {
         let mut bytes = [0; FOOTER_LEN];
         let bytes = bytes.get_mut(..len).unwrap_or_default();
         storage.read_at(bytes, at)?;

@@ -17,10 +17,12 @@ pub(super) const STRUCTURE: &str = "dynamic disk header";
 const HEADER_COOKIE: &[u8; 8] = b"cxsparse";
 
 /// Byte of the checksum.
-const CHECKSUM_AT: usize = 36;
+pub(super) const CHECKSUM_AT: usize = 36;
 
-/// Parent locator entries.
+/// Parent locator entries: how many, where, and how long each is.
 const LOCATORS: usize = 8;
+pub(super) const LOCATORS_AT: usize = 576;
+pub(super) const LOCATOR_LEN: usize = 24;
 
 /// Table entries that are kept in memory (64 MiB), for disks of 32 TiB in usual blocks. Ours.
 const MAX_ENTRIES: u64 = 16 << 20;
@@ -133,18 +135,25 @@ impl Header {
 
     /// Length in bytes of the sector bitmap before each block.
     pub(super) fn bitmap_len(&self) -> u64 {
-        (self.block.get() / SECTOR)
-            .div_ceil(8)
-            .next_multiple_of(SECTOR)
+        bitmap_len(self.block.get())
     }
+}
+
+/// Length in bytes of the sector bitmap before a block of `block` bytes.
+pub(super) const fn bitmap_len(block: u64) -> u64 {
+    (block / SECTOR).div_ceil(8).next_multiple_of(SECTOR)
 }
 
 impl Parent {
     fn parse(fields: &Fields<'_>) -> Result<Self> {
         let mut locators = Vec::new();
         for nth in 0..LOCATORS {
-            let at = nth.saturating_mul(24).saturating_add(576);
-            let entry = Fields::new(fields.bytes(at, 24)?, STRUCTURE, fields.offset_of(at));
+            let at = nth.saturating_mul(LOCATOR_LEN).saturating_add(LOCATORS_AT);
+            let entry = Fields::new(
+                fields.bytes(at, LOCATOR_LEN)?,
+                STRUCTURE,
+                fields.offset_of(at),
+            );
             let locator = Locator {
                 entry: entry.offset_of(0),
                 code: entry.array(0)?,

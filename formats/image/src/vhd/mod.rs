@@ -1,20 +1,23 @@
 //! VHD, Microsoft's first virtual hard disk (`vpc` for QEMU): fixed, dynamic and differencing.
 //!
-//! Microsoft "Virtual Hard Disk Image Format Specification" 1.0 (2006). Reads all three types, with
-//! parents found by their locators and checked; writes fixed and dynamic disks.
+//! Microsoft "Virtual Hard Disk Image Format Specification" 1.0 (2006). Reads and writes all three
+//! types, with parents found by their locators and checked.
 //!
-//! Leaves out on purpose: writing differencing disks; the disk types 0, 1, 5 and 6 (reserved),
-//! refused by name; parents that are no VHD (`XenServer` allows raw ones), refused as having no
+//! Leaves out on purpose: the disk types 0, 1, 5 and 6 (reserved), refused by name; parents that are no VHD (`XenServer` allows raw ones), refused as having no
 //! footer; Mac OS 9 aliases (`Mac `) as names of a parent; `XenServer`'s batmap, which repeats what
 //! the sector bitmaps say.
 
+mod check;
 mod footer;
 mod header;
+mod layout;
+mod naming;
 mod open;
 mod parent;
 mod sparse;
 mod target;
 
+pub(crate) use check::check;
 pub(crate) use footer::is_fixed;
 pub(crate) use open::open;
 pub(crate) use target::create;

@@ -65,6 +65,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
                     SizeRule::Geometry => "geometry",
                 },
                 unique_id: text_id(footer.unique_id),
+                timestamp: footer.timestamp,
                 footer_from_copy: found.from_copy,
             }),
         },
@@ -81,15 +82,24 @@ struct Fixed {
 
 impl Fixed {
     fn new(storage: Arc<dyn Storage>, size: u64, end: u64) -> Result<Self> {
-        if size > end {
-            return Err(Error::corrupt("disk is shorter than its footer says")
-                .in_structure("hard disk footer")
-                .at(end)
-                .mismatch(format!("{size} bytes before the footer"), end)
-                .hint("the file is truncated or damaged: copy it again from its origin"));
-        }
+        fits(size, end)?;
         Ok(Self { storage, size })
     }
+}
+
+/// A fixed disk of `size` bytes lies before its footer at `end`.
+///
+/// # Errors
+/// Corrupt when it does not.
+pub(super) fn fits(size: u64, end: u64) -> Result<()> {
+    if size <= end {
+        return Ok(());
+    }
+    Err(Error::corrupt("disk is shorter than its footer says")
+        .in_structure("hard disk footer")
+        .at(end)
+        .mismatch(format!("{size} bytes before the footer"), end)
+        .hint("the file is truncated or damaged: copy it again from its origin"))
 }
 
 impl Layer for Fixed {

@@ -47,6 +47,20 @@ struct Kept {
     bitmap: Arc<Vec<u8>>,
 }
 
+/// The block allocation table: the sector of each block.
+///
+/// # Errors
+/// Io or Corrupt when it cannot be read.
+pub(super) fn table(storage: &dyn Storage, header: &Header) -> Result<Vec<u32>> {
+    // The header compared its length with the file's.
+    let len = usize::try_from(header.entries.saturating_mul(4))
+        .map_err(|_| Error::unsupported("table exceeds this machine's memory"))?;
+    let mut bytes = vec![0; len];
+    storage.read_at(&mut bytes, header.table)?;
+    let (words, _) = bytes.as_chunks::<4>();
+    Ok(words.iter().map(|word| u32::from_be_bytes(*word)).collect())
+}
+
 impl Sparse {
     /// The disk of `size` bytes behind `header`, in the bytes of `storage` before `end`.
     ///
@@ -59,13 +73,7 @@ impl Sparse {
         end: u64,
         absent: Absent,
     ) -> Result<Self> {
-        // The header compared its length with the file's.
-        let len = usize::try_from(header.entries.saturating_mul(4))
-            .map_err(|_| Error::unsupported("table exceeds this machine's memory"))?;
-        let mut bytes = vec![0; len];
-        storage.read_at(&mut bytes, header.table)?;
-        let (words, _) = bytes.as_chunks::<4>();
-        let table = words.iter().map(|word| u32::from_be_bytes(*word)).collect();
+        let table = table(&*storage, &header)?;
         let bitmap_len = header.bitmap_len();
         let slots = KEPT_BYTES
             .checked_div(bitmap_len)

@@ -137,6 +137,20 @@ pub(super) fn seal(bytes: &mut [u8]) {
     }
 }
 
+/// Those of the two headers that are damaged.
+///
+/// # Errors
+/// Io when the storage fails.
+pub(super) fn damaged(storage: &dyn Storage) -> Result<Vec<u64>> {
+    let mut damaged = Vec::new();
+    for at in HEADERS {
+        if valid(storage, at)?.is_none() {
+            damaged.push(at);
+        }
+    }
+    Ok(damaged)
+}
+
 /// The header at `at`, when its signature and checksum are right.
 fn valid(storage: &dyn Storage, at: u64) -> Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; HEADER_LEN];

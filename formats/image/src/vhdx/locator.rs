@@ -4,10 +4,14 @@
 //! path here, and of one that begins with a drive or a volume only the file's name counts, beside
 //! the child. The parent's `DataWriteGuid` says whether it is the right file, unchanged.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rehost_block::{Fields, Result};
+use rehost_block::{Error, Fields, Result};
 use uuid::Uuid;
+
+use crate::Format;
+use crate::create::TargetBacking;
+use crate::details::Details;
 
 /// The only locator type that the standard defines: a VHDX parent.
 const VHDX: Uuid = Uuid::from_u128(0xB04A_EFB7_D19E_4A81_B789_25B8_E944_5913);
@@ -93,6 +97,69 @@ impl Locator {
             paths: names,
         })
     }
+}
+
+/// The parent locator of a disk over `backing`.
+///
+/// # Errors
+/// Usage when the parent is no VHDX, or has a name that cannot be stored.
+pub(super) fn encode(backing: &TargetBacking) -> Result<Vec<u8>> {
+    let refused = |what: String| Error::usage(what).in_file(&backing.path);
+    let Details::Vhdx(details) = &backing.details else {
+        return Err(
+            refused(format!("{} cannot be the parent of a VHDX", backing.format))
+                .mismatch(Format::Vhdx, backing.format)
+                .hint("convert the parent, or write qcow2"),
+        );
+    };
+    let text = |path: &Path| {
+        path.to_str()
+            .filter(|name| !name.contains('\\'))
+            .map(str::to_owned)
+            .ok_or_else(|| {
+                refused("has a name that a VHDX cannot store".to_owned())
+                    .hint("rename it: only UTF-8 without backslashes will do")
+            })
+    };
+    let linkage = format!("{{{}}}", details.data_write_guid).to_uppercase();
+    let mut pairs = vec![("parent_linkage", linkage)];
+    // An absolute path keeps this machine's separators: it means nothing on another one.
+    if backing.name.is_absolute() {
+        pairs.push(("absolute_win32_path", text(&backing.name)?));
+    } else {
+        let name = text(&backing.name)?.replace('/', "\\");
+        let relative = if name.starts_with('.') {
+            name
+        } else {
+            format!(".\\{name}")
+        };
+        pairs.push(("relative_path", relative));
+        pairs.push(("absolute_win32_path", text(&backing.path)?));
+    }
+    let too_long = || refused("has a name that is too long for a VHDX".to_owned());
+    let mut head = VHDX.to_bytes_le().to_vec();
+    head.extend([0; 2]);
+    head.extend(
+        u16::try_from(pairs.len())
+            .map_err(|_| too_long())?
+            .to_le_bytes(),
+    );
+    let entries = pairs.len().saturating_mul(12).saturating_add(head.len());
+    let mut texts: Vec<u8> = Vec::new();
+    for (key, value) in &pairs {
+        let [key, value] = [*key, value.as_str()]
+            .map(|text| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() });
+        let at = entries.saturating_add(texts.len());
+        for at in [at, at.saturating_add(key.len())] {
+            head.extend(u32::try_from(at).map_err(|_| too_long())?.to_le_bytes());
+        }
+        for len in [key.len(), value.len()] {
+            head.extend(u16::try_from(len).map_err(|_| too_long())?.to_le_bytes());
+        }
+        texts.extend(key);
+        texts.extend(value);
+    }
+    Ok([head, texts].concat())
 }
 
 /// A Windows path as a path of this machine.

@@ -4,6 +4,7 @@
 //! say that they must be known.
 
 use std::num::NonZeroU64;
+use std::ops::Range;
 
 use rehost_block::{Fields, Result, Storage};
 use uuid::Uuid;
@@ -28,6 +29,9 @@ const PARENT_LOCATOR: Uuid = Uuid::from_u128(0xA8D3_5F2D_B30B_454D_ABF7_D3D8_483
 const IS_USER: u32 = 1;
 const IS_VIRTUAL_DISK: u32 = 2;
 const IS_REQUIRED: u32 = 4;
+
+/// Flag of the file parameters.
+const HAS_PARENT: u32 = 2;
 
 /// What the metadata of a disk says.
 #[derive(Debug, Clone)]
@@ -96,6 +100,39 @@ impl Geometry {
             .saturating_add(chunk)
     }
 
+    /// The parts of `offset..offset + len`, one a block.
+    pub(super) fn parts(&self, offset: u64, len: u64) -> impl Iterator<Item = Part> + use<> {
+        let block = self.block;
+        let end = offset.saturating_add(len);
+        let mut at = offset;
+        // Ends because every part has at least a byte.
+        std::iter::from_fn(move || {
+            let (number, within) = (at / block, at % block);
+            let len = block
+                .get()
+                .saturating_sub(within)
+                .min(end.saturating_sub(at));
+            at = at.saturating_add(len);
+            (len > 0).then_some(Part {
+                block: number,
+                within,
+                len,
+            })
+        })
+    }
+
+    /// The bits of `part` in the sector bitmap block of its chunk.
+    pub(super) fn bits(&self, part: &Part) -> Range<u64> {
+        let first = (part.block % self.chunk_ratio)
+            .saturating_mul(self.block.get() / self.sector)
+            .saturating_add(part.within / self.sector);
+        let end = part.within.saturating_add(part.len);
+        let sectors = end
+            .div_ceil(self.sector.get())
+            .saturating_sub(part.within / self.sector);
+        first..first.saturating_add(sectors)
+    }
+
     /// Entries that the table needs, bitmap blocks of a differencing disk included (§2.5).
     pub(super) fn entries(&self, differencing: bool) -> u64 {
         let last = self.blocks().saturating_sub(1);
@@ -106,6 +143,15 @@ impl Geometry {
         };
         entry.saturating_add(1)
     }
+}
+
+/// The part of a range that lies in one block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) block: u64,
+    /// Where it begins in the block.
+    pub(super) within: u64,
+    pub(super) len: u64,
 }
 
 /// An item of the metadata table.
@@ -235,7 +281,7 @@ impl Metadata {
                     .corrupt(0, "size is out of range")
                     .mismatch(format!("a multiple of {logical} up to {MAX_SIZE}"), size)
             })?;
-        let parent = match (flags & 2 != 0, parent) {
+        let parent = match (flags & HAS_PARENT != 0, parent) {
             (false, _) => None,
             (true, Some(item)) => Some(Locator::parse(&item.fields("parent locator"))?),
             (true, None) => {
@@ -251,37 +297,60 @@ impl Metadata {
         })
     }
 
-    /// The used part of a metadata region as bytes, for a disk without a parent.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The used part of a metadata region as bytes; `parent` is the parent locator of a
+    /// differencing disk.
+    pub(super) fn encode(&self, parent: Option<&[u8]>) -> Vec<u8> {
         let block = u32::try_from(self.geometry.block.get()).unwrap_or(u32::MAX);
         let sector = u32::try_from(self.geometry.sector.get()).unwrap_or(u32::MAX);
-        let flags = u32::from(self.leave_allocated);
+        let allocated = u32::from(self.leave_allocated);
+        let flags = match parent {
+            Some(_) => allocated | HAS_PARENT,
+            None => allocated,
+        };
         let parameters = [block.to_le_bytes(), flags.to_le_bytes()].concat();
+        let size = self.geometry.size.to_le_bytes();
+        let disk_id = self.disk_id.to_bytes_le();
+        let (logical, physical) = (sector.to_le_bytes(), self.physical_sector.to_le_bytes());
         let disk = IS_VIRTUAL_DISK | IS_REQUIRED;
-        let items: [(Uuid, u32, &[u8]); 5] = [
+        let mut items: Vec<(Uuid, u32, &[u8])> = vec![
             (FILE_PARAMETERS, IS_REQUIRED, &parameters),
-            (VIRTUAL_DISK_SIZE, disk, &self.geometry.size.to_le_bytes()),
-            (VIRTUAL_DISK_ID, disk, &self.disk_id.to_bytes_le()),
-            (LOGICAL_SECTOR, disk, &sector.to_le_bytes()),
-            (PHYSICAL_SECTOR, disk, &self.physical_sector.to_le_bytes()),
+            (VIRTUAL_DISK_SIZE, disk, &size),
+            (VIRTUAL_DISK_ID, disk, &disk_id),
+            (LOGICAL_SECTOR, disk, &logical),
+            (PHYSICAL_SECTOR, disk, &physical),
         ];
-        let mut table = b"metadata\0\0\x05\0".to_vec();
+        if let Some(parent) = parent {
+            items.push((PARENT_LOCATOR, IS_REQUIRED, parent));
+        }
+        let mut table = b"metadata\0\0".to_vec();
+        let count = u16::try_from(items.len()).unwrap_or(u16::MAX);
+        table.extend(count.to_le_bytes());
         table.resize(32, 0);
         let mut values: Vec<u8> = Vec::new();
         for (guid, flags, value) in items {
-            let offset = TABLE_LEN.saturating_add(values.len());
-            table.extend(guid.to_bytes_le());
-            for word in [offset, value.len()] {
-                table.extend(u32::try_from(word).unwrap_or(u32::MAX).to_le_bytes());
-            }
-            table.extend(flags.to_le_bytes());
-            table.extend([0; 4]);
+            table.extend(entry(
+                guid,
+                TABLE_LEN.saturating_add(values.len()),
+                value,
+                flags,
+            ));
             values.extend(value);
         }
         table.resize(TABLE_LEN, 0);
         table.extend(values);
         table
     }
+}
+
+/// A table entry of the item `value`, which is at `offset` of the region.
+fn entry(guid: Uuid, offset: usize, value: &[u8], flags: u32) -> Vec<u8> {
+    let mut bytes = guid.to_bytes_le().to_vec();
+    for word in [offset, value.len()] {
+        bytes.extend(u32::try_from(word).unwrap_or(u32::MAX).to_le_bytes());
+    }
+    bytes.extend(flags.to_le_bytes());
+    bytes.extend([0; 4]);
+    bytes
 }
 
 /// The item of the entry at `at` of the table. It has `len` bytes, or any number when that is 0.

@@ -2,14 +2,16 @@
 //!
 //! Microsoft \[MS-VHDX\] "Virtual Hard Disk v2 (VHDX) File Format". Reads fixed, dynamic and
 //! differencing disks with sectors of 512 and 4096 bytes; changes that only the log holds are
-//! replayed in memory (§2.3). Writes dynamic disks.
+//! replayed in memory (§2.3). Writes all of them.
 //!
 //! Leaves out on purpose, refused by name: regions and metadata items that are required and unknown
 //! (shared disks and VHD sets among them), log versions other than 0, parents of another format.
 //! Which blocks share a place in the file is a check and not a read.
 
+mod check;
 mod header;
 mod layer;
+mod layout;
 mod locator;
 mod log;
 mod metadata;
@@ -19,6 +21,7 @@ mod patched;
 mod region;
 mod target;
 
+pub(crate) use check::check;
 pub(crate) use open::open;
 pub(crate) use target::create;
 

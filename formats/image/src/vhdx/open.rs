@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rehost_block::{Error, Kind, Opened, Result};
+use rehost_block::{Error, Kind, Opened, Result, Storage};
 use uuid::Uuid;
 
 use super::header::Header;
@@ -13,6 +13,7 @@ use super::layer::{Absent, Vhdx};
 use super::locator::Locator;
 use super::log;
 use super::metadata::Metadata;
+use super::patched::Patched;
 use super::region::Regions;
 use super::{MIB, Taken};
 use crate::Format;
@@ -26,25 +27,15 @@ use crate::layer::{Backing, LayerDescription, OpenedLayer, Opening};
 /// by name, structure and offset.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
     let file = &opening.storage;
-    let header = Header::read(&**file)?;
-    let (patched, replayed) = log::replay(Arc::clone(file), &header)?;
-    let patched = Arc::new(patched);
-    let mut taken = vec![
-        Taken::new("headers", 0, MIB),
-        Taken::new("log", header.log_offset, header.log_len),
-    ];
-    let regions = Regions::read(&*patched, &mut taken)?;
-    let metadata = Metadata::read(&*patched, regions.metadata)?;
+    let Structures {
+        header,
+        patched,
+        replayed,
+        regions,
+        metadata,
+        taken,
+    } = Structures::read(file)?;
     let geometry = metadata.geometry;
-    let needed = geometry
-        .entries(metadata.parent.is_some())
-        .saturating_mul(8);
-    if regions.bat.len < needed {
-        return Err(Error::corrupt("is too short for the disk")
-            .in_structure("block allocation table")
-            .at(regions.bat.offset)
-            .mismatch(format!("at least {needed} bytes"), regions.bat.len));
-    }
     let backing = match &metadata.parent {
         None => None,
         Some(parent) => Some(check_parent(opening, parent)?),
@@ -83,6 +74,55 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         )),
         files: Vec::new(),
     })
+}
+
+/// What one file says of itself, once its log is replayed.
+#[derive(Debug)]
+pub(super) struct Structures {
+    pub(super) header: Header,
+    pub(super) patched: Arc<Patched>,
+    /// Log entries that were replayed.
+    pub(super) replayed: usize,
+    pub(super) regions: Regions,
+    pub(super) metadata: Metadata,
+    /// Where no block may lie.
+    pub(super) taken: Vec<Taken>,
+}
+
+impl Structures {
+    /// Reads those of `file`, which must agree with each other.
+    ///
+    /// # Errors
+    /// Unsupported and Corrupt by name, structure and offset.
+    pub(super) fn read(file: &Arc<dyn Storage>) -> Result<Self> {
+        let header = Header::read(&**file)?;
+        let (patched, replayed) = log::replay(Arc::clone(file), &header)?;
+        let patched = Arc::new(patched);
+        let mut taken = vec![
+            Taken::new("headers", 0, MIB),
+            Taken::new("log", header.log_offset, header.log_len),
+        ];
+        let regions = Regions::read(&*patched, &mut taken)?;
+        let metadata = Metadata::read(&*patched, regions.metadata)?;
+        let needed = metadata
+            .geometry
+            .entries(metadata.parent.is_some())
+            .saturating_mul(8);
+        if regions.bat.len < needed {
+            return Err(Error::corrupt("is too short for the disk")
+                .in_structure("block allocation table")
+                .at(regions.bat.offset)
+                .mismatch(format!("at least {needed} bytes"), regions.bat.len));
+        }
+        Ok(Self {
+            header,
+            patched,
+            replayed,
+            regions,
+            metadata,
+            taken,
+        })
+    }
 }
 
 /// Finds the parent and compares its `DataWriteGuid` with what the child remembers.

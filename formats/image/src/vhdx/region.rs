@@ -43,18 +43,37 @@ impl Regions {
     /// Corrupt when no copy of the table is valid, or it contradicts itself or the file;
     /// Unsupported for a region that must be known and is not.
     pub(super) fn read(storage: &dyn Storage, taken: &mut Vec<Taken>) -> Result<Self> {
-        let mut bytes = vec![0; TABLE_LEN];
+        let (bytes, stale) = Self::copies(storage)?;
+        let [first, second] = TABLES;
+        let at = if stale == Some(first) { second } else { first };
+        Self::parse(&bytes, at, storage.size(), taken)
+    }
+
+    /// The first valid copy, as bytes, and where the other one is if it is not the same.
+    ///
+    /// # Errors
+    /// Corrupt when neither is valid.
+    pub(super) fn copies(storage: &dyn Storage) -> Result<(Vec<u8>, Option<u64>)> {
+        let mut copies = Vec::new();
         for at in TABLES {
+            let mut bytes = vec![0; TABLE_LEN];
             storage.read_at(&mut bytes, at)?;
             let sum = Fields::new(&bytes, STRUCTURE, at).u32_le(4)?;
-            if bytes.starts_with(b"regi") && sum == checksum(&bytes) {
-                return Self::parse(&bytes, at, storage.size(), taken);
-            }
+            let valid = bytes.starts_with(b"regi") && sum == checksum(&bytes);
+            copies.push((at, valid, bytes));
         }
-        let [first, _] = TABLES;
-        Err(Error::corrupt("neither copy has a valid checksum")
-            .in_structure(STRUCTURE)
-            .at(first))
+        let good = copies.iter().find(|(_, valid, _)| *valid);
+        let Some((good_at, _, good)) = good else {
+            let [first, _] = TABLES;
+            return Err(Error::corrupt("neither copy has a valid checksum")
+                .in_structure(STRUCTURE)
+                .at(first));
+        };
+        let stale = copies
+            .iter()
+            .find(|(at, _, bytes)| at != good_at && bytes != good)
+            .map(|(at, _, _)| *at);
+        Ok((good.clone(), stale))
     }
 
     fn parse(bytes: &[u8], base: u64, file_size: u64, taken: &mut Vec<Taken>) -> Result<Self> {

@@ -1,24 +1,29 @@
-//! Writing a dynamic VHDX: blocks in the order in which they are first written to.
+//! Writing a VHDX: fixed, dynamic or differencing.
 //!
 //! \[MS-VHDX\] §2.1. The layout is Hyper-V's: headers, log, metadata, block allocation table, blocks,
-//! each at a multiple of 1 MiB. The log is there and empty. Only two states of blocks are used, not
-//! present and fully present. The table has its place from the start, so an entry is written as soon
-//! as its block has a place. Headers and identifier, without which the file is nothing, come last.
+//! each at a multiple of 1 MiB. The log is there and empty. Headers and identifier, without which
+//! the file is nothing, come last.
+//!
+//! Leaves out on purpose: the `volume_path` key of parent locators, as no volume of this machine
+//! has such a name.
 
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rehost_block::{Error, Result, StorageMut};
 use uuid::Uuid;
 
 use super::header::{HEADERS, Header, SIGNATURE};
+use super::layout::{Blocks, Kind};
+use super::locator;
 use super::metadata::{Geometry, Metadata};
 use super::region::{Region, Regions, TABLES};
-use super::{KIB64, MAX_SIZE, MIB, amount, length};
+use super::{KIB64, MAX_SIZE, MIB, amount};
+use crate::blocks::{Beneath, Ground};
 use crate::create::TargetSpec;
 use crate::options::{VhdxOptions, VhdxSubformat};
-use crate::target::{Order, Payload, Target, Written, empty};
+use crate::target::{Order, Payload, Placed, Target, Written};
 
 /// Bytes per block when nothing else is asked for: the least, so that little room is lost on small
 /// islands of data.
@@ -27,11 +32,14 @@ const DEFAULT_BLOCK: u32 = 1 << 20;
 /// Bytes per logical sector when nothing else is asked for.
 const DEFAULT_SECTOR: u32 = 512;
 
-/// Bytes per physical sector, as Hyper-V makes it.
-const PHYSICAL_SECTOR: u32 = 4096;
+/// Bytes per physical sector when nothing else is asked for, as Hyper-V makes it.
+const DEFAULT_PHYSICAL_SECTOR: u32 = 4096;
 
 /// Bytes per unit: finer than a block, so that holes in blocks stay holes of the file.
 const UNIT: NonZeroU64 = NonZeroU64::new(KIB64).unwrap();
+
+/// Bytes per unit over a parent: only what differs is stored, and a sector is no longer than that.
+const UNIT_OVER_PARENT: NonZeroU64 = NonZeroU64::new(4096).unwrap();
 
 /// Where the log is, and how long: as Hyper-V has it.
 const LOG: Region = Region {
@@ -46,9 +54,6 @@ const METADATA: Region = Region {
 
 const BAT: u64 = 3 * MIB;
 
-/// The low bits of a table entry whose block is all there.
-const FULLY_PRESENT: u64 = 6;
-
 /// An empty VHDX as `options` ask for.
 ///
 /// # Errors
@@ -59,36 +64,62 @@ pub(crate) fn create(
     storage: Arc<dyn StorageMut>,
 ) -> Result<Box<dyn Target>> {
     spec.refuse_compression("VHDX images")?;
-    spec.refuse_backing("VHDX images")?;
-    match options.kind {
-        VhdxSubformat::Dynamic => Ok(Box::new(VhdxTarget::create(
-            storage,
-            spec.size,
-            options.block_size,
-            options.logical_sector,
-        )?)),
-        VhdxSubformat::Fixed => Err(Error::unsupported("fixed VHDX images cannot be written")),
-    }
+    let parent = match &spec.backing {
+        None => None,
+        Some(backing) => {
+            if options.kind == VhdxSubformat::Fixed {
+                spec.refuse_backing("fixed VHDX images")?;
+            }
+            Some(locator::encode(backing)?)
+        }
+    };
+    Ok(Box::new(VhdxTarget::create(
+        storage, spec.size, options, parent,
+    )?))
 }
 
-/// A dynamic VHDX being written.
+/// A VHDX being written.
 #[derive(Debug)]
 struct VhdxTarget {
     storage: Arc<dyn StorageMut>,
     metadata: Metadata,
+    /// The parent locator of a differencing disk.
+    parent: Option<Vec<u8>>,
     bat_len: u64,
-    blocks: Mutex<Blocks>,
+    blocks: Blocks,
     /// Guest bytes stored.
     stored: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Blocks {
-    /// Where each block is, in MiB; 0 for those without a place. 4 bytes per block, which is
-    /// touched only where data comes.
-    places: Vec<u32>,
-    /// The first byte that no block has yet.
-    next: u64,
+/// The sizes that are asked for.
+///
+/// # Errors
+/// Usage for what a VHDX cannot have.
+fn geometry(size: u64, options: VhdxOptions) -> Result<Geometry> {
+    let block = u64::from(options.block_size.unwrap_or(DEFAULT_BLOCK));
+    let sector = u64::from(options.logical_sector.unwrap_or(DEFAULT_SECTOR));
+    let physical = options.physical_sector.unwrap_or(DEFAULT_PHYSICAL_SECTOR);
+    if !matches!(sector, 512 | 4096) {
+        return Err(
+            Error::usage("sector size cannot be that of a VHDX").mismatch("512 or 4096", sector)
+        );
+    }
+    if !matches!(physical, 512 | 4096) {
+        return Err(
+            Error::usage("physical sector size cannot be that of a VHDX")
+                .mismatch("512 or 4096", physical),
+        );
+    }
+    if !block.is_power_of_two() || !(MIB..=256 * MIB).contains(&block) {
+        return Err(Error::usage("block size cannot be that of a VHDX")
+            .mismatch("a power of two from 1 MiB to 256 MiB", block));
+    }
+    size.checked_next_multiple_of(sector)
+        .and_then(|size| Geometry::new(size, block, sector))
+        .ok_or_else(|| {
+            Error::usage("size cannot be that of a VHDX")
+                .mismatch(format!("1 to {MAX_SIZE} bytes"), size)
+        })
 }
 
 impl VhdxTarget {
@@ -99,82 +130,70 @@ impl VhdxTarget {
     fn create(
         storage: Arc<dyn StorageMut>,
         size: u64,
-        block: Option<u32>,
-        sector: Option<u32>,
+        options: VhdxOptions,
+        parent: Option<Vec<u8>>,
     ) -> Result<Self> {
-        let block = u64::from(block.unwrap_or(DEFAULT_BLOCK));
-        let sector = u64::from(sector.unwrap_or(DEFAULT_SECTOR));
-        if !matches!(sector, 512 | 4096) {
-            return Err(Error::usage("sector size cannot be that of a VHDX")
-                .mismatch("512 or 4096", sector));
-        }
-        if !block.is_power_of_two() || !(MIB..=256 * MIB).contains(&block) {
-            return Err(Error::usage("block size cannot be that of a VHDX")
-                .mismatch("a power of two from 1 MiB to 256 MiB", block));
-        }
-        let geometry = size
-            .checked_next_multiple_of(sector)
-            .and_then(|size| Geometry::new(size, block, sector))
-            .ok_or_else(|| {
-                Error::usage("size cannot be that of a VHDX")
-                    .mismatch(format!("1 to {MAX_SIZE} bytes"), size)
-            })?;
-        empty(&*storage)?;
-        if storage.size() != 0 {
-            return Err(Error::usage("a VHDX is a file and cannot be a device")
-                .in_file(storage.name())
-                .hint("write raw to a device"));
-        }
+        let geometry = geometry(size, options)?;
+        let ground = Ground::prepare(&*storage)?;
         let bat_len = geometry
-            .entries(false)
+            .entries(parent.is_some())
             .saturating_mul(8)
             .next_multiple_of(MIB);
-        let next = BAT.saturating_add(bat_len);
+        let first = BAT.saturating_add(bat_len);
         // Entries of blocks that never come must read as zeroes.
-        storage.set_size(next)?;
+        storage.set_size(first)?;
+        ground.clear(&*storage, 0, first)?;
+        let kind = match (options.kind, &parent) {
+            (_, Some(_)) => Kind::Differencing,
+            (VhdxSubformat::Dynamic, None) => Kind::Dynamic,
+            (VhdxSubformat::Fixed, None) => Kind::Fixed,
+        };
+        let blocks = Blocks::new(Arc::clone(&storage), ground, kind, geometry, BAT, first)?;
+        if kind == Kind::Fixed {
+            blocks.take_all()?;
+        }
         Ok(Self {
             storage,
             metadata: Metadata {
                 geometry,
-                leave_allocated: false,
+                leave_allocated: kind == Kind::Fixed,
                 disk_id: Uuid::new_v4(),
-                physical_sector: PHYSICAL_SECTOR,
+                physical_sector: options.physical_sector.unwrap_or(DEFAULT_PHYSICAL_SECTOR),
                 parent: None,
             },
+            parent,
             bat_len,
-            blocks: Mutex::new(Blocks {
-                places: vec![0; length(geometry.blocks())?],
-                next,
-            }),
+            blocks,
             stored: AtomicU64::new(0),
         })
     }
 
-    /// Where `block` is; gives it a place first where it has none.
-    fn place(&self, block: u64) -> Result<u64> {
-        let geometry = &self.metadata.geometry;
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        let Blocks { places, next } = &mut *blocks;
-        let place = usize::try_from(block)
-            .ok()
-            .and_then(|block| places.get_mut(block))
-            .ok_or_else(|| Error::internal("a block past the end of the disk"))?;
-        if *place == 0 {
-            // Block sizes are whole MiB, and 2^32 of them are more than any disk has.
-            *place = u32::try_from(*next / MIB)
-                .map_err(|_| Error::internal("more blocks than a disk can have"))?;
-            let entry = *next | FULLY_PRESENT;
-            let at = BAT.saturating_add(geometry.payload_entry(block).saturating_mul(8));
-            self.storage.write_at(&entry.to_le_bytes(), at)?;
-            *next = next.saturating_add(geometry.block.get());
+    fn beneath(&self) -> Beneath {
+        match self.parent {
+            Some(_) => Beneath::Parent,
+            None => Beneath::Zeroes,
         }
-        Ok(u64::from(*place).saturating_mul(MIB))
+    }
+
+    fn check(&self, offset: u64, len: u64) -> Result<()> {
+        let end = offset.saturating_add(len);
+        if end > self.metadata.geometry.size || offset % self.unit() != 0 {
+            return Err(Error::usage("data lies outside the disk or off its units").at(offset));
+        }
+        Ok(())
+    }
+
+    fn count(&self, len: u64) {
+        self.stored.fetch_add(len, Ordering::Relaxed);
     }
 }
 
 impl Target for VhdxTarget {
     fn unit(&self) -> NonZeroU64 {
-        UNIT
+        match self.beneath() {
+            Beneath::Zeroes => UNIT,
+            Beneath::Parent => UNIT_OVER_PARENT,
+        }
     }
 
     fn order(&self) -> Order {
@@ -182,41 +201,50 @@ impl Target for VhdxTarget {
     }
 
     fn put(&self, offset: u64, payload: Payload<'_>) -> Result<()> {
-        let Payload::Plain(bytes) = payload else {
-            return Err(Error::internal("this target takes plain bytes only").at(offset));
-        };
-        let geometry = &self.metadata.geometry;
-        let end = offset.saturating_add(amount(bytes.len()));
-        if end > geometry.size || offset % UNIT != 0 {
-            return Err(Error::usage("data lies outside the disk or off its units").at(offset));
+        match payload {
+            Payload::Plain(bytes) => {
+                self.check(offset, amount(bytes.len()))?;
+                let mut rest = bytes;
+                for part in self.metadata.geometry.parts(offset, amount(bytes.len())) {
+                    let len = usize::try_from(part.len).unwrap_or(usize::MAX);
+                    let (plain, tail) = rest.split_at(len.min(rest.len()));
+                    rest = tail;
+                    let place = self.blocks.place(&part)?;
+                    self.storage.write_at(plain, place)?;
+                }
+                self.count(amount(bytes.len()));
+                Ok(())
+            }
+            Payload::Zero(len) => {
+                self.check(offset, len)?;
+                if self.beneath() == Beneath::Parent {
+                    for part in self.metadata.geometry.parts(offset, len) {
+                        self.blocks.hide(&part)?;
+                    }
+                }
+                Ok(())
+            }
+            Payload::Packed(_) => {
+                Err(Error::internal("this target takes plain bytes only").at(offset))
+            }
         }
-        let mut at = offset;
-        let mut rest = bytes;
-        // Ends because every round takes at least one byte: to the end of a block.
-        while !rest.is_empty() {
-            let within = at % geometry.block;
-            let room = length(geometry.block.get().saturating_sub(within))?;
-            let (part, tail) = rest.split_at(room.min(rest.len()));
-            let place = self.place(at / geometry.block)?;
-            self.storage.write_at(part, place.saturating_add(within))?;
-            at = at.saturating_add(amount(part.len()));
-            rest = tail;
+    }
+
+    fn place(&self, offset: u64, len: u64) -> Result<Option<Placed>> {
+        self.check(offset, len)?;
+        let placed = self.blocks.place_all(offset, len)?;
+        if let Some(placed) = &placed {
+            self.count(placed.len);
         }
-        self.stored
-            .fetch_add(amount(bytes.len()), Ordering::Relaxed);
-        Ok(())
+        Ok(placed)
     }
 
     fn publish(&self) -> Result<Written> {
-        let file_bytes = self
-            .blocks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next;
+        let file_bytes = self.blocks.end();
         // What was not put of the last blocks reads as zeroes.
         self.storage.set_size(file_bytes)?;
-        self.storage
-            .write_at(&self.metadata.encode(), METADATA.offset)?;
+        let metadata = self.metadata.encode(self.parent.as_deref());
+        self.storage.write_at(&metadata, METADATA.offset)?;
         let regions = Regions {
             bat: Region {
                 offset: BAT,

@@ -3,6 +3,7 @@
 
 pub(crate) mod corpora;
 pub(crate) mod second;
+pub(crate) mod sharing;
 pub(crate) mod writing;
 
 use std::ffi::OsStr;

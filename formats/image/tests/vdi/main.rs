@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod corruption;
+mod options;
 mod parents;
 mod reading;
 #[allow(dead_code)]

@@ -3,6 +3,7 @@
 
 mod corpora;
 mod corruption;
+mod options;
 mod parents;
 mod reading;
 #[allow(dead_code)]

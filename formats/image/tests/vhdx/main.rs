@@ -5,6 +5,7 @@ mod bytes;
 mod corpora;
 mod corruption;
 mod log;
+mod options;
 mod parents;
 mod reading;
 #[allow(dead_code)]
