@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{AllowedFolders, Disk, Error, Result};
+use rehost_block::{AllowedFolders, Disk, Error, Opened, Opener, Result};
 use rehost_image::{Format, Image, LayerDescription};
 use rehost_inspect::{Guest, Options};
 
 use crate::source::vmx::{self, Vm};
+use crate::verbs::in_place::settled;
 
 /// A VM, or a lone image, with its disks opened.
 #[derive(Debug)]
@@ -25,12 +26,15 @@ impl OpenedVm {
     /// As [`Image::open`] and the VMX parser.
     pub fn open(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Self> {
         if format.is_none() && is_vmx(path) {
-            let opener = opener(allow_paths)?;
+            let opener = gate(allow_paths)?;
             let vm = vmx::read(path, &opener)?;
             let images = vm
                 .disks
                 .iter()
-                .map(|disk| Image::open(&disk.path, None, &opener))
+                .map(|disk| {
+                    settled(&disk.path)?;
+                    Image::open(&disk.path, None, &opener)
+                })
                 .collect::<Result<_>>()?;
             return Ok(Self {
                 vm: Some(vm),
@@ -60,18 +64,41 @@ pub fn is_vmx(path: &Path) -> bool {
 /// Opens an image and everything it names that the gate lets through.
 ///
 /// # Errors
-/// As [`Image::open`]; Usage for a VMX, which would pass for a raw image.
+/// As [`Image::open`]; Usage for a VMX, which would pass for a raw image, and for a file that a killed
+/// run left half changed.
 pub fn open_image(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Image> {
     if format.is_none() && is_vmx(path) && path.is_file() {
         return Err(Error::usage("is a VMX file, not a disk image")
             .in_file(path)
             .hint("name one of its disks (`rehost inspect` lists them)"));
     }
-    Image::open(path, format, &opener(allow_paths)?)
+    settled(path)?;
+    Image::open(path, format, &gate(allow_paths)?)
 }
 
-fn opener(allow_paths: &[PathBuf]) -> Result<AllowedFolders> {
+/// The gate for files that an image names.
+///
+/// # Errors
+/// Io when one of the folders does not exist.
+pub fn opener(allow_paths: &[PathBuf]) -> Result<AllowedFolders> {
     AllowedFolders::new(allow_paths.iter().cloned())
+}
+
+/// The same, also closed for files that are half changed.
+fn gate(allow_paths: &[PathBuf]) -> Result<Settled> {
+    opener(allow_paths).map(Settled)
+}
+
+/// Lets through what [`AllowedFolders`] does, but no file with a journal beside it.
+#[derive(Debug)]
+struct Settled(AllowedFolders);
+
+impl Opener for Settled {
+    fn open(&self, named: &Path, from: &Path) -> Result<Opened> {
+        let opened = self.0.open(named, from)?;
+        settled(&opened.path)?;
+        Ok(opened)
+    }
 }
 
 /// How the format of `layer` is known, when nobody named it.

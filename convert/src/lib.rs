@@ -3,7 +3,7 @@
 //! One migration, in order: [`source`] says what the VM is, [`guest`] opens its disks and looks
 //! inside, [`edit`] plans the changes and applies them to overlays, [`proof`] boots a guest,
 //! [`mod@write`] writes an image through the copy engine in [`copy`], [`target`] describes the new
-//! machine. [`migrate`] strings them together and fills the [`report`].
+//! machine. [`migrate`] strings them together and fills the [`report`]. [`verbs`] are for one image.
 #![forbid(unsafe_code)]
 
 pub mod browse;
@@ -18,5 +18,6 @@ pub mod report;
 pub mod source;
 pub mod target;
 pub mod unfinished;
+pub mod verbs;
 pub mod voice;
 pub mod write;

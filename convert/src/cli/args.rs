@@ -2,6 +2,8 @@
 //!
 //! Help, man pages and shell completions all come from these types.
 
+mod verbs;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use rehost_image::{Compression, Format};
 use rehost_runtime::EngineChoice;
+
+pub(super) use verbs::*;
 
 /// Exit codes, as every command's help ends.
 const EXIT_CODES: &str =
@@ -42,6 +46,20 @@ pub enum Command {
     Convert(Convert),
     /// Say whether two disk images have the same content
     Compare(Compare),
+    /// Look for what is wrong in an image's own tables, and mend what is safe to mend
+    Check(Check),
+    /// Give a disk another size, in place
+    Resize(Resize),
+    /// Give an image another parent, in place
+    Rebase(Rebase),
+    /// Put what an image holds into its parent, in place
+    Commit(Commit),
+    /// Make an image stand alone, in place or as a new image
+    Flatten(Flatten),
+    /// Copy a part of a disk into a new image, to standard output, or over a part of another
+    Dd(Dd),
+    /// Roll back a change in place whose run was killed
+    Undo(Undo),
     /// Look at a guest offline: system, kernels, drivers, boot loader, mounts, network
     Inspect(Inspect),
     /// List a directory inside a disk image
@@ -442,4 +460,33 @@ pub struct Migrate {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub reporting: Reporting,
+}
+
+impl Command {
+    /// Whether the result is wanted as JSON, so that an error is too. `migrate` reports its own.
+    #[must_use]
+    pub const fn wants_json(&self) -> bool {
+        match self {
+            Self::Info(args) | Self::Map(args) => args.json,
+            Self::Convert(args) => args.reporting.json,
+            Self::Compare(args) => args.json,
+            Self::Check(args) => args.reporting.json,
+            Self::Resize(args) => args.reporting.json,
+            Self::Rebase(args) => args.reporting.json,
+            Self::Commit(args) => args.reporting.json,
+            Self::Flatten(args) => args.reporting.json,
+            Self::Dd(args) => args.reporting.json,
+            Self::Undo(args) => args.reporting.json,
+            Self::Inspect(args) => args.json,
+            Self::Ls(args) => args.json,
+            Self::Cat(args) => args.json,
+            Self::Cp(args) => args.reporting.json,
+            Self::Inject(args) => args.reporting.json,
+            Self::Verify(args) => args.reporting.json,
+            Self::Serve(args) => args.reporting.json,
+            Self::Migrate(_) | Self::Completions { .. } | Self::Man { .. } | Self::Reference => {
+                false
+            }
+        }
+    }
 }

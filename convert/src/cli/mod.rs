@@ -1,18 +1,25 @@
 //! The commands: each takes its arguments as plain data, runs the pipeline, prints the result.
 
 mod args;
+mod check;
+mod commit;
 mod compare;
 mod convert;
 mod cp;
+mod dd;
 mod files;
+mod flatten;
 mod info;
 mod inject;
 mod inspect;
 mod map;
 mod migrate;
 mod output;
+mod rebase;
 mod reference;
+mod resize;
 mod serve;
+mod undo;
 mod verify;
 
 use std::process::ExitCode;
@@ -49,12 +56,20 @@ const FAILED: u8 = 2;
 /// Runs the command that was asked for.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
+    let wants_json = arguments.command.wants_json();
     let answer = match arguments.command {
         Command::Migrate(args) => migrate::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Resize(args) => resize::run(&args),
+        Command::Rebase(args) => rebase::run(&args),
+        Command::Commit(args) => commit::run(&args),
+        Command::Flatten(args) => flatten::run(&args),
+        Command::Dd(args) => dd::run(&args),
+        Command::Undo(args) => undo::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Ls(args) => files::ls(&args),
         Command::Cat(args) => files::cat(&args),
@@ -72,6 +87,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("rehost: {}", plain(&format!("{error:#}")));
+            if wants_json {
+                // The line above says it all; who reads standard output may be gone.
+                let _ = output::error(&error);
+            }
             ExitCode::from(FAILED)
         }
     }

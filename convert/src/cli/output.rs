@@ -1,6 +1,7 @@
 //! Results on standard output: JSON for programs, lines for people.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -14,6 +15,39 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
     writeln!(stdout)?;
     stdout.flush()?;
     Ok(())
+}
+
+/// An error as JSON.
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: Failed<'a>,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    /// Who is at fault; `other` for errors of no kind.
+    kind: &'static str,
+    /// The line on standard error.
+    message: String,
+    file: Option<&'a Path>,
+    structure: Option<&'static str>,
+    offset: Option<u64>,
+}
+
+/// Prints what ended a command whose result was wanted as JSON.
+pub(super) fn error(error: &anyhow::Error) -> Result<()> {
+    let known = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<rehost_block::Error>());
+    json(&Failure {
+        error: Failed {
+            kind: known.map_or("other", |known| known.kind().as_str()),
+            message: format!("{error:#}"),
+            file: known.and_then(rehost_block::Error::path),
+            structure: known.and_then(rehost_block::Error::structure),
+            offset: known.and_then(rehost_block::Error::offset),
+        },
+    })
 }
 
 /// Prints the lines of `text`, which hold nothing that drives a terminal.

@@ -2,6 +2,8 @@
 #![allow(dead_code)] // each test binary uses its own part
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy knows `#[test]` functions, not what they share
 
+pub(crate) mod images;
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};

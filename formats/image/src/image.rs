@@ -21,7 +21,7 @@ const MAX_CHAIN: usize = 200;
 /// A disk image with its parents.
 #[derive(Debug)]
 pub struct Image {
-    disk: Arc<dyn Disk>,
+    disk: Arc<Chain>,
     layers: Vec<LayerDescription>,
     files: Vec<PathBuf>,
 }
@@ -115,7 +115,13 @@ impl Image {
     /// What the guest sees.
     #[must_use]
     pub fn disk(&self) -> Arc<dyn Disk> {
-        Arc::clone(&self.disk)
+        self.disk.clone()
+    }
+
+    /// The same, file by file: what each of them holds itself.
+    #[must_use]
+    pub fn chain(&self) -> &Chain {
+        &self.disk
     }
 
     /// The format of the image itself.

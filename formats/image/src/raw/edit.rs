@@ -20,11 +20,11 @@ struct RawEdit {
 
 /// Opens a raw image for changes.
 pub(crate) fn edit(editing: &Editing<'_>) -> Box<dyn LayerMut> {
-    let storage = Arc::clone(&editing.storage);
+    let readable: Arc<dyn Storage> = editing.storage.clone();
     Box::new(RawEdit {
-        readable: Arc::clone(&storage) as Arc<dyn Storage>,
-        size: storage.size(),
-        storage,
+        size: readable.size(),
+        readable,
+        storage: Arc::clone(&editing.storage),
     })
 }
 

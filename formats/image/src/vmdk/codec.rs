@@ -5,11 +5,13 @@ use std::num::NonZeroU64;
 
 use libdeflater::{CompressionLvl, Compressor, Decompressor};
 use rehost_block::{Codec, Error, Result};
+use rehost_deflate::is_noise;
 
 thread_local! {
     // Its tables (about 50 KiB) are worth keeping between grains.
     static DECOMPRESSOR: RefCell<Decompressor> = RefCell::new(Decompressor::new());
     static COMPRESSOR: RefCell<Option<(i32, Compressor)>> = const { RefCell::new(None) };
+    static STORER: RefCell<Option<(i32, Compressor)>> = const { RefCell::new(None) };
 }
 
 /// Decodes grains of one length.
@@ -62,25 +64,37 @@ fn inflate(packed: &[u8], plain: &mut [u8]) -> Result<usize> {
 }
 
 /// Appends `plain` to `out` as a zlib stream of deflate level `level` (1 to 12), and returns the
-/// stream's length.
+/// stream's length. What looks like noise is stored, which is what the codec would find out in the
+/// end: grains have no form without a stream around it.
 pub(super) fn deflate(level: i32, plain: &[u8], out: &mut Vec<u8>) -> Result<usize> {
+    if is_noise(plain) {
+        STORER.with_borrow_mut(|slot| append(slot, 0, plain, out))
+    } else {
+        COMPRESSOR.with_borrow_mut(|slot| append(slot, level, plain, out))
+    }
+}
+
+fn append(
+    slot: &mut Option<(i32, Compressor)>,
+    level: i32,
+    plain: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<usize> {
     let failed = || Error::internal("zlib compression failed");
-    COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.as_ref().is_none_or(|(kept, _)| *kept != level) {
-            let lvl = CompressionLvl::new(level).map_err(|_| failed())?;
-            *slot = Some((level, Compressor::new(lvl)));
-        }
-        let (_, compressor) = slot.as_mut().ok_or_else(failed)?;
-        let start = out.len();
-        let bound = compressor.zlib_compress_bound(plain.len());
-        out.resize(start.saturating_add(bound), 0);
-        let place = out.get_mut(start..).ok_or_else(failed)?;
-        let len = compressor
-            .zlib_compress(plain, place)
-            .map_err(|_| failed())?;
-        out.truncate(start.saturating_add(len));
-        Ok(len)
-    })
+    if slot.as_ref().is_none_or(|(kept, _)| *kept != level) {
+        let lvl = CompressionLvl::new(level).map_err(|_| failed())?;
+        *slot = Some((level, Compressor::new(lvl)));
+    }
+    let (_, compressor) = slot.as_mut().ok_or_else(failed)?;
+    let start = out.len();
+    let bound = compressor.zlib_compress_bound(plain.len());
+    out.resize(start.saturating_add(bound), 0);
+    let place = out.get_mut(start..).ok_or_else(failed)?;
+    let len = compressor
+        .zlib_compress(plain, place)
+        .map_err(|_| failed())?;
+    out.truncate(start.saturating_add(len));
+    Ok(len)
 }
 
 #[cfg(test)]
@@ -122,5 +136,24 @@ mod tests {
                 .decode(&packed, &mut vec![0; 65_536])
                 .is_err()
         );
+    }
+
+    #[test]
+    fn noise_is_stored_whole_and_read_back() {
+        let mut state = 88_172_645_463_325_252u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        };
+        let plain: Vec<u8> = (0..65_536).map(|_| next()).collect();
+        let mut packed = Vec::new();
+        let len = deflate(4, &plain, &mut packed).unwrap();
+        // Two stored blocks (5 bytes each) and zlib's 6.
+        assert_eq!(len, plain.len() + 16);
+        let mut back = vec![1; plain.len()];
+        Zlib::new(GRAIN).decode(&packed, &mut back).unwrap();
+        assert_eq!(back, plain);
     }
 }

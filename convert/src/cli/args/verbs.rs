@@ -1,0 +1,178 @@
+//! The options of the verbs: what is done to one image, or to one image and its parents.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+use rehost_image::{Format, parse_size};
+
+use super::{Opening, Reporting, Writing};
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost check disk.qcow2\n  rehost check --repair disk.qcow2\n\nExit codes: 0 nothing is wrong (any more); 1 something is; 2 error."
+)]
+pub struct Check {
+    /// The disk image; one file of a chain is checked at a time
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// Mend what can be mended without guessing, in place and under a journal; first roll back a
+    /// change in place whose run was killed
+    #[arg(long)]
+    pub repair: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `resize`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost resize disk.qcow2 +10G\n  rehost resize --shrink disk.vhdx 20G"
+)]
+pub struct Resize {
+    /// The disk image; it is changed in place, under a journal
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The new size (10G, 512M), or with + or - the difference
+    #[arg(value_name = "[+|-]SIZE", allow_hyphen_values = true)]
+    pub size: String,
+    /// Allow a smaller size; what is cut off must be zeroes
+    #[arg(long)]
+    pub shrink: bool,
+    /// With --shrink, cut off data too
+    #[arg(long, requires = "shrink")]
+    pub force: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `rebase`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost rebase -b newbase.qcow2 child.qcow2\n  rehost rebase --unsafe -b moved/base.qcow2 child.qcow2"
+)]
+pub struct Rebase {
+    /// The disk image; it is changed in place, under a journal
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// Its new parent, as seen from here; it is stored relative to the image's folder where it lies in
+    /// or below that
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub backing: PathBuf,
+    /// The new parent's format; without it, its signature decides
+    #[arg(short = 'F', long, value_name = "FORMAT")]
+    pub backing_format: Option<Format>,
+    /// Change the name only, and look at no content: for a parent that was moved or is known to be the
+    /// same. The old parent need not exist
+    #[arg(long = "unsafe")]
+    pub trusted: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `commit`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rehost commit child.qcow2")]
+pub struct Commit {
+    /// The disk image; it and its parent are changed in place, under one journal
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// Leave in the image what it holds, instead of emptying it
+    #[arg(long)]
+    pub keep: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `flatten`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost flatten child.qcow2\n  rehost flatten child.qcow2 alone.qcow2"
+)]
+pub struct Flatten {
+    /// The disk image; without a target it is changed in place, under a journal
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The new image; its suffix, or else the image's own format, decides what it is
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub target: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `undo`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  rehost undo disk.qcow2")]
+pub struct Undo {
+    /// The disk image that has a journal beside it
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// Also put back files that the journal names below this folder (may be repeated); without it,
+    /// only those in the image's own folder
+    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub allow_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `dd`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost dd --length 1M disk.vmdk head.raw\n  rehost dd --offset 1M --length 512M disk.qcow2 partition.raw\n  rehost dd --to-offset 1M partition.raw disk.qcow2\n  rehost dd --length 512 disk.vhdx - | xxd"
+)]
+pub struct Dd {
+    /// The disk image to read; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    /// The new image, or - for standard output (raw); with --to-offset an image that exists, which is
+    /// changed in place, under a journal
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub target: PathBuf,
+    /// Where in the source to begin
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = size)]
+    pub offset: u64,
+    /// How much to copy; to the source's end if not given
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub length: Option<u64>,
+    /// Write over this part of a target that exists
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub to_offset: Option<u64>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// A size as typed.
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "sizes are like 512, 64K, 10M or 2G".to_owned())
+}

@@ -1,0 +1,59 @@
+//! `rehost commit`: what an image holds goes into its parent.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::args::Commit;
+use super::{Answer, loudness, output};
+use crate::guest::{open_image, opener};
+use crate::interrupt;
+use crate::verbs::commit::{Child, Committed, commit};
+use crate::voice::{Voice, bytes};
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    image: &'a Path,
+    parent: &'a Path,
+    emptied: bool,
+    #[serde(flatten)]
+    committed: Committed,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Commit) -> Result<Answer> {
+    let voice = Voice::new(loudness(args.reporting.quiet));
+    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let child = if args.keep {
+        Child::Kept
+    } else {
+        Child::Emptied
+    };
+    let opener = opener(&args.opening.allow_paths)?;
+    let committed = commit(&image, child, &opener, interrupt::flag()?)?;
+    let parent = image
+        .layers()
+        .get(1)
+        .map_or(Path::new(""), |layer| layer.path.as_path());
+    voice.step(format_args!(
+        "Put {} of {} into {}{}.",
+        bytes(committed.copied),
+        args.image.display(),
+        parent.display(),
+        match child {
+            Child::Emptied => ", and emptied it",
+            Child::Kept => "",
+        }
+    ));
+    if args.reporting.json {
+        output::json(&Report {
+            image: &args.image,
+            parent,
+            emptied: child == Child::Emptied,
+            committed,
+        })?;
+    }
+    Ok(Answer::Done)
+}

@@ -1,0 +1,57 @@
+//! `rehost rebase`: another parent.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::args::Rebase;
+use super::{Answer, loudness, output};
+use crate::guest::{open_image, opener};
+use crate::interrupt;
+use crate::verbs::rebase::{Rebased, rebase, rename};
+use crate::voice::{Voice, bytes};
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    image: &'a Path,
+    backing: &'a Path,
+    content_compared: bool,
+    #[serde(flatten)]
+    rebased: Rebased,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Rebase) -> Result<Answer> {
+    let voice = Voice::new(loudness(args.reporting.quiet));
+    let allowed = &args.opening.allow_paths;
+    let parent = open_image(&args.backing, args.backing_format, allowed)?;
+    let opener = opener(allowed)?;
+    let rebased = if args.trusted {
+        rename(&args.image, args.opening.format, &parent, &opener)?;
+        Rebased::default()
+    } else {
+        let image = open_image(&args.image, args.opening.format, allowed)?;
+        rebase(&image, Some(&parent), &opener, interrupt::flag()?)?
+    };
+    voice.step(format_args!(
+        "The parent of {} is {} now{}.",
+        args.image.display(),
+        args.backing.display(),
+        if args.trusted {
+            "; its content was not looked at".to_owned()
+        } else {
+            format!("; {} that differ were copied first", bytes(rebased.copied))
+        }
+    ));
+    if args.reporting.json {
+        output::json(&Report {
+            image: &args.image,
+            backing: &args.backing,
+            content_compared: !args.trusted,
+            rebased,
+        })?;
+    }
+    Ok(Answer::Done)
+}

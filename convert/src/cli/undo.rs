@@ -1,0 +1,52 @@
+//! `rehost undo`: puts back what a killed run left half changed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rehost_block::journal::{Recovered, recover};
+use serde::Serialize;
+
+use super::args::Undo;
+use super::{Answer, loudness, output};
+use crate::guest::opener;
+use crate::voice::{Voice, bytes};
+
+/// The result as JSON.
+#[derive(Serialize)]
+struct Undone<'a> {
+    image: &'a Path,
+    files: &'a [PathBuf],
+    bytes: u64,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &Undo) -> Result<Answer> {
+    let voice = Voice::new(loudness(args.reporting.quiet));
+    let recovered = recover(&args.image, &opener(&args.allow_paths)?)?;
+    voice.step(sentence(&recovered));
+    if args.reporting.json {
+        output::json(&Undone {
+            image: &args.image,
+            files: &recovered.files,
+            bytes: recovered.bytes,
+        })?;
+    }
+    Ok(Answer::Done)
+}
+
+/// One sentence about what was put back.
+pub(super) fn sentence(recovered: &Recovered) -> String {
+    let files: Vec<String> = recovered
+        .files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    if files.is_empty() {
+        return "The run that was killed had changed nothing; its journal is gone.".into();
+    }
+    format!(
+        "Rolled back the change of {} that was interrupted ({}).",
+        files.join(" and "),
+        bytes(recovered.bytes)
+    )
+}
