@@ -13,6 +13,7 @@ use rehost_block::{Chain, Disk, Error, File, Opener, Result, Storage, StorageDis
 
 use crate::details::Details;
 use crate::layer::{LayerDescription, OpenedLayer, Opening};
+use crate::wrapper::{Unpacking, Wrapper, Wrapping, unwrap};
 use crate::{Format, parallels, qcow, qcow2, qed, vdi, vhd, vhdx, vmdk};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
@@ -38,6 +39,19 @@ impl Image {
         format: Option<Format>,
         opener: &dyn Opener,
     ) -> Result<Self> {
+        Self::open_with(path, format, opener, &Unpacking::default())
+    }
+
+    /// As [`Image::open`], with what may be spent on wrapped files.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn open_with(
+        path: impl AsRef<Path>,
+        format: Option<Format>,
+        opener: &dyn Opener,
+        unpacking: &Unpacking,
+    ) -> Result<Self> {
         let path = path.as_ref();
         // A Parallels disk is a folder, which its descriptor stands for.
         let descriptor = path.join(parallels::DESCRIPTOR);
@@ -50,7 +64,7 @@ impl Image {
         let path = path
             .canonicalize()
             .map_err(|error| Error::io("cannot open", error).in_file(path))?;
-        Self::from_storage(path, storage, format, opener)
+        Self::from_storage_with(path, storage, format, opener, unpacking)
     }
 
     /// As [`Image::open`], for an image whose bytes are at hand under the name `path`.
@@ -63,6 +77,20 @@ impl Image {
         format: Option<Format>,
         opener: &dyn Opener,
     ) -> Result<Self> {
+        Self::from_storage_with(path, storage, format, opener, &Unpacking::default())
+    }
+
+    /// As [`Image::from_storage`], with what may be spent on wrapped files.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn from_storage_with(
+        path: PathBuf,
+        storage: Arc<dyn Storage>,
+        format: Option<Format>,
+        opener: &dyn Opener,
+        unpacking: &Unpacking,
+    ) -> Result<Self> {
         let mut chain = Vec::new();
         let mut layers: Vec<LayerDescription> = Vec::new();
         let mut files = Vec::new();
@@ -70,6 +98,9 @@ impl Image {
         // Ends because no path may come twice and the length of a chain is limited.
         while let Some((path, storage, format)) = next.take() {
             let named = format;
+            let file_size = storage.size();
+            let (storage, wrapping) =
+                peel(&path, storage, named, unpacking).map_err(|error| error.in_file(&path))?;
             let format = match named {
                 Some(format) => format,
                 None => Format::sniff(&*storage)?,
@@ -84,6 +115,10 @@ impl Image {
             )
             .map_err(|error| error.in_file(&path))?;
             opened.description.sniffed = named.is_none();
+            if wrapping.is_some() {
+                opened.description.file_size = file_size;
+            }
+            opened.description.wrapper = wrapping;
             files.push(path.clone());
             files.append(&mut opened.files);
             if let Some(backing) = &opened.description.backing {
@@ -157,6 +192,25 @@ impl Image {
     }
 }
 
+/// The image inside a wrapped file. A file that is said to be raw may begin with anything: it is
+/// wrapped only if its name says so too.
+fn peel(
+    path: &Path,
+    storage: Arc<dyn Storage>,
+    named: Option<Format>,
+    unpacking: &Unpacking,
+) -> Result<(Arc<dyn Storage>, Option<Wrapping>)> {
+    let found = Wrapper::sniff(&*storage)?
+        .filter(|found| named != Some(Format::Raw) || Wrapper::of_name(path) == Some(*found));
+    match found {
+        None => Ok((storage, None)),
+        Some(wrapper) => {
+            let (plain, wrapping) = unwrap(storage, wrapper, unpacking)?;
+            Ok((plain, Some(wrapping)))
+        }
+    }
+}
+
 fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
     match format {
         Format::Raw => Ok(open_raw(opening)),
@@ -179,6 +233,7 @@ fn open_raw(opening: &Opening<'_>) -> OpenedLayer {
             path: opening.path.to_owned(),
             format: Format::Raw,
             sniffed: false,
+            wrapper: None,
             virtual_size: size,
             file_size: size,
             unit: None,

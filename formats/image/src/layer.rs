@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::Format;
 use crate::details::Details;
+use crate::wrapper::Wrapping;
 
 /// What is known of one image file: what `qemu-img info` would show.
 #[derive(Debug, Clone, Serialize)]
@@ -18,6 +19,8 @@ pub struct LayerDescription {
     pub format: Format,
     /// Whether the format was told apart by content, neither given nor named by the child.
     pub sniffed: bool,
+    /// What the file is wrapped in; its format and everything else is of the image inside.
+    pub wrapper: Option<Wrapping>,
     /// Guest-visible size in bytes.
     pub virtual_size: u64,
     /// Length of the file (and its extents or data file) in bytes.

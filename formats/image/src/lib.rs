@@ -36,6 +36,7 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 mod words;
+mod wrapper;
 
 pub use check::{Check, Finding, Repair, Severity, check, repair};
 pub use create::{TargetBacking, TargetSpec, create};
@@ -53,3 +54,4 @@ pub use options::{
     VmdkOptions, parse_size,
 };
 pub use target::{OneFile, Order, Payload, Placed, Target, TargetFiles, Written};
+pub use wrapper::{Access, Unpacking, Wrap, Wrapper, Wrapping, unwrap, wrap};

@@ -81,6 +81,7 @@ pub(super) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
             path: opening.path.to_owned(),
             format: Format::Parallels,
             sniffed: false,
+            wrapper: None,
             virtual_size: size,
             file_size: opened.bytes,
             unit,

@@ -38,6 +38,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         path: opening.path.to_owned(),
         format: Format::Qcow,
         sniffed: false,
+        wrapper: None,
         virtual_size: header.size,
         file_size: opening.storage.size(),
         unit: Some(header.cluster.get()),

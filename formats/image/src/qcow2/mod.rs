@@ -76,6 +76,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         path: opening.path.to_owned(),
         format: Format::Qcow2,
         sniffed: false,
+        wrapper: None,
         virtual_size: header.size,
         file_size,
         unit: Some(header.geometry.cluster_size()),

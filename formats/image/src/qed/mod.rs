@@ -40,6 +40,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         path: opening.path.to_owned(),
         format: Format::Qed,
         sniffed: false,
+        wrapper: None,
         virtual_size: header.size,
         file_size: opening.storage.size(),
         unit: Some(header.cluster.get()),

@@ -59,6 +59,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         path: opening.path.to_owned(),
         format: Format::Vdi,
         sniffed: false,
+        wrapper: None,
         virtual_size: header.disk_size,
         file_size: storage.size(),
         unit: Some(header.block.get()),

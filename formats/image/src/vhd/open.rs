@@ -46,6 +46,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
             path: opening.path.to_owned(),
             format: Format::Vhd,
             sniffed: false,
+            wrapper: None,
             virtual_size: size,
             file_size: storage.size(),
             unit,

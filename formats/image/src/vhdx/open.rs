@@ -50,6 +50,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
             path: opening.path.to_owned(),
             format: Format::Vhdx,
             sniffed: false,
+            wrapper: None,
             virtual_size: geometry.size,
             file_size: file.size(),
             unit: Some(geometry.block.get()),

@@ -64,6 +64,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
             path: opening.path.to_owned(),
             format: Format::Vmdk,
             sniffed: false,
+            wrapper: None,
             virtual_size: size,
             file_size,
             unit: extents.grain,
