@@ -2,8 +2,12 @@
 //!
 //! One planner walks the source's `locate` and cuts what is stored into chunks; what reads as
 //! zeroes is never touched. Workers take chunks, read and decode them into buffers that they keep,
-//! leave out units of zeroes, and pack and put the rest; targets that must be written in order get
-//! their payloads in turn. Memory is a few buffers per worker, whatever the disk's size.
+//! leave out units of zeroes (or units that a parent has too), and pack and put the rest; targets
+//! that must be written in order get their payloads in turn. Memory is a few buffers per worker,
+//! whatever the disk's size.
+//!
+//! On the way the copy can be slowed down ([`Rate`]), checksummed ([`Leaves`]), made to survive
+//! damage of the source ([`Losses`]) and its own death ([`Journal`]).
 //!
 //! Leaves out on purpose: publishing the target, which is the caller's decision, and
 //! `copy_file_range`: it cannot see zeroes, and on file systems without reflinks it was no faster
@@ -11,33 +15,41 @@
 
 mod compare;
 mod fill;
+mod job;
 mod map;
 mod plan;
+mod rate;
+mod salvage;
+mod stretch;
 mod turn;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
 
-use rehost_block::{Disk, Error, Result, Run, is_zero};
-use rehost_image::{Order, Payload, Target};
-use serde::Serialize;
+use rehost_block::{Disk, Result};
+use rehost_image::{Order, Payload, Target, Written};
+use serde::{Deserialize, Serialize};
 
 pub use compare::{Comparison, compare};
 pub use map::{Extent, Kind, Map, map};
+pub use rate::Rate;
+pub use salvage::{Losses, Lost};
 
-use fill::Scratch;
-use plan::{Chunk, Planner, Step};
-use turn::Turnstile;
+use crate::checksum::{LEAF, Leaves};
+use crate::resume::Journal;
+use job::{Job, in_parallel};
 
 /// Guest bytes per chunk: small enough for the processor's cache, large enough that a system call
 /// costs nothing against it.
 const CHUNK: u64 = 1 << 20;
 
-/// Most workers: with the largest units that any format has (2 MiB) each needs about 6 MiB, and all
-/// of them together stay below 256 MiB.
+/// Most workers: with the largest units that any format has by default (2 MiB) each needs about
+/// 6 MiB, and all of them together stay below 256 MiB.
 const MOST_WORKERS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
+/// Bytes that all workers' buffers may take; where units are larger than by default, fewer work.
+const MOST_BUFFERED: u64 = 192 << 20;
 
 /// Told how far a copy is. Called from the workers, once per chunk.
 pub trait Progress: Sync {
@@ -54,6 +66,16 @@ pub struct CopyOptions<'a> {
     pub progress: Option<&'a dyn Progress>,
     /// Set by somebody else (a signal handler) to end the copy early.
     pub cancel: Option<&'a AtomicBool>,
+    /// How fast the source may be read.
+    pub rate: Option<&'a Rate>,
+    /// What shines through where nothing is put: units that it has too are left out.
+    pub parent: Option<&'a dyn Disk>,
+    /// Takes the checksums of what is copied.
+    pub checksum: Option<&'a Leaves>,
+    /// Takes note of what cannot be read, which is copied as zeroes. Without it, that is an error.
+    pub losses: Option<&'a Losses>,
+    /// Keeps what a later run needs to go on, and says where this one begins.
+    pub journal: Option<&'a Journal>,
 }
 
 impl Default for CopyOptions<'_> {
@@ -62,20 +84,55 @@ impl Default for CopyOptions<'_> {
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             progress: None,
             cancel: None,
+            rate: None,
+            parent: None,
+            checksum: None,
+            losses: None,
+            journal: None,
         }
     }
 }
 
-/// What was copied, in guest bytes. `data`, `zero` and `hole` add up to the disk's size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+impl CopyOptions<'_> {
+    /// In which order `target` gets its payloads.
+    fn order(&self, target: &dyn Target) -> Order {
+        let wants_order = self.checksum.is_some_and(Leaves::wants_order);
+        if wants_order || self.journal.is_some() {
+            Order::Ascending
+        } else {
+            target.order()
+        }
+    }
+
+    /// Where holes and chunks begin and end: at whole units, and at whole leaves of the checksum.
+    fn granularity(&self, unit: NonZeroU64) -> NonZeroU64 {
+        let leaf = NonZeroU64::new(LEAF).filter(|_| self.checksum.is_some());
+        // Both are powers of two.
+        leaf.map_or(unit, |leaf| leaf.max(unit))
+    }
+
+    /// How many work, when each takes chunks of `chunk` bytes.
+    fn workers(&self, chunk: u64) -> NonZeroUsize {
+        let most = MOST_BUFFERED / chunk.saturating_mul(3).max(1);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
+        self.threads.min(MOST_WORKERS).min(most)
+    }
+}
+
+/// What was copied, in guest bytes. `data`, `zero`, `hole` and `below` add up to the disk's size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
     /// Put into the target.
     pub data: u64,
-    /// Read, found to be zeroes, and left out.
+    /// Read, found to be zeroes, and left out (or marked as zeroes, over a parent).
     pub zero: u64,
     /// Known to be zeroes by the source's own tables, and never read.
     pub hole: u64,
-    /// Decoded from compressed units on the way (part of `data` and `zero`).
+    /// Read, found to be what the parent has too, and left out.
+    #[serde(default)]
+    pub below: u64,
+    /// Decoded from compressed units on the way (part of `data`, `zero` and `below`).
     pub compressed: u64,
 }
 
@@ -84,6 +141,7 @@ impl AddAssign for Copied {
         self.data += other.data;
         self.zero += other.zero;
         self.hole += other.hole;
+        self.below += other.below;
         self.compressed += other.compressed;
     }
 }
@@ -95,170 +153,46 @@ impl AddAssign for Copied {
 /// What `disk` and `target` give; Io with [`std::io::ErrorKind::Interrupted`] as its cause when it
 /// was cancelled. The target is unpublished and must not be published then.
 pub fn copy(disk: &dyn Disk, target: &dyn Target, options: &CopyOptions<'_>) -> Result<Copied> {
-    let job = Job {
-        target,
-        order: target.order(),
-        unit: usize::try_from(target.unit().get())
-            .map_err(|_| Error::internal("a target unit larger than memory"))?,
-        total: disk.size(),
-        planner: Mutex::new(Planner::new(disk, target.unit(), CHUNK)),
-        turns: Turnstile::default(),
-        failure: Mutex::new(None),
-        done: AtomicU64::new(0),
-        data: AtomicU64::new(0),
-        options,
-    };
-    let copied = in_parallel(options.threads.min(MOST_WORKERS), || job.work())?;
-    match job
-        .failure
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-    {
-        Some(error) => Err(error),
-        None => Ok(copied.into_iter().fold(Copied::default(), |mut sum, part| {
-            sum += part;
-            sum
-        })),
+    let job = Job::new(disk, target, options)?;
+    let parts = in_parallel(options.workers(job.chunk()), || job.work())?;
+    let copied = job.finish(parts)?;
+    if let Some(journal) = options.journal {
+        journal.keep(disk.size())?;
     }
+    Ok(copied)
 }
 
-/// Runs `work` once on each of `threads` threads and gives all results.
-fn in_parallel<R: Send>(threads: NonZeroUsize, work: impl Fn() -> R + Sync) -> Result<Vec<R>> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.get())
-        .thread_name(|nth| format!("copy-{nth}"))
-        .build()
-        .map_err(|error| {
-            Error::new(rehost_block::Kind::Io, "cannot start threads").because(error)
-        })?;
-    Ok(pool.broadcast(|_| work()))
+/// Reads everything of `disk` that is not a hole, for the sake of what `options` do on the way.
+///
+/// # Errors
+/// As [`copy()`].
+pub fn read_all(disk: &dyn Disk, options: &CopyOptions<'_>) -> Result<Copied> {
+    copy(disk, &Nowhere, options)
 }
 
-/// What the workers share.
-struct Job<'a> {
-    target: &'a dyn Target,
-    order: Order,
-    unit: usize,
-    total: u64,
-    planner: Mutex<Planner<'a>>,
-    turns: Turnstile,
-    failure: Mutex<Option<Error>>,
-    done: AtomicU64,
-    data: AtomicU64,
-    options: &'a CopyOptions<'a>,
-}
+/// A target that stores nothing.
+#[derive(Debug)]
+struct Nowhere;
 
-impl Job<'_> {
-    /// One worker, until nothing is left or somebody failed.
-    fn work(&self) -> Copied {
-        // A worker that panics must not leave the others waiting for its turn.
-        let _guard = self.turns.stop_on_panic();
-        let mut scratch = Scratch::default();
-        let mut copied = Copied::default();
-        while !self.turns.stopped() {
-            match self.next().and_then(|step| match step {
-                None => Ok(None),
-                Some(step) => self.take(step, &mut scratch).map(Some),
-            }) {
-                Ok(None) => break,
-                Ok(Some(part)) => copied += part,
-                Err(error) => {
-                    self.failure
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .get_or_insert(error);
-                    self.turns.stop();
-                }
-            }
-        }
-        copied
+impl Target for Nowhere {
+    fn unit(&self) -> NonZeroU64 {
+        const { NonZeroU64::new(4096).unwrap() }
     }
 
-    fn next(&self) -> Result<Option<Step>> {
-        let cancelled = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        if self.options.cancel.is_some_and(cancelled) {
-            let cause = std::io::Error::from(std::io::ErrorKind::Interrupted);
-            return Err(Error::io("copy was cancelled", cause));
-        }
-        self.planner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next()
+    fn order(&self) -> Order {
+        Order::Any
     }
 
-    fn take(&self, step: Step, scratch: &mut Scratch) -> Result<Copied> {
-        let (len, copied) = match step {
-            Step::Hole(len) => (
-                len,
-                Copied {
-                    hole: len,
-                    ..Copied::default()
-                },
-            ),
-            Step::Chunk(chunk) => (chunk.len, self.chunk(&chunk, scratch)?),
-        };
-        let done = self.done.fetch_add(len, Ordering::Relaxed) + len;
-        let data = self.data.fetch_add(copied.data, Ordering::Relaxed) + copied.data;
-        if let Some(progress) = self.options.progress {
-            progress.advance(done, self.total, data);
-        }
-        Ok(copied)
+    fn put(&self, _offset: u64, _payload: Payload<'_>) -> Result<()> {
+        Ok(())
     }
 
-    fn chunk(&self, chunk: &Chunk, scratch: &mut Scratch) -> Result<Copied> {
-        let plain = scratch.fill(chunk)?;
-        let stretches = stretches(plain, self.unit);
-        let data: usize = stretches.iter().map(|(from, to)| to - from).sum();
-        let place = |from: usize| chunk.start + from as u64;
-        let pack = |&(from, to): &(usize, usize)| {
-            let payload = self.target.pack(place(from), &plain[from..to])?;
-            Ok((place(from), payload))
-        };
-        match self.order {
-            Order::Any => {
-                for stretch in &stretches {
-                    let (offset, payload) = pack(stretch)?;
-                    self.target.put(offset, payload)?;
-                }
-            }
-            Order::Ascending => {
-                let packed: Vec<(u64, Payload<'_>)> =
-                    stretches.iter().map(pack).collect::<Result<_>>()?;
-                let Some(_turn) = self.turns.wait_for(chunk.number) else {
-                    // Another worker failed, and its error is kept.
-                    return Ok(Copied::default());
-                };
-                for (offset, payload) in packed {
-                    self.target.put(offset, payload)?;
-                }
-            }
-        }
-        let data = data as u64;
-        let packed = |part: &&plan::Part| matches!(part.run, Run::Packed(_));
-        Ok(Copied {
-            data,
-            zero: chunk.len - data,
-            hole: 0,
-            compressed: chunk.parts.iter().filter(packed).map(|p| p.len).sum(),
+    fn publish(&self) -> Result<Written> {
+        Ok(Written {
+            data_bytes: 0,
+            file_bytes: 0,
         })
     }
-}
-
-/// The stretches of `plain` made of whole units that are not all zeroes.
-fn stretches(plain: &[u8], unit: usize) -> Vec<(usize, usize)> {
-    let mut stretches: Vec<(usize, usize)> = Vec::new();
-    let mut from = 0;
-    for unit in plain.chunks(unit) {
-        let to = from + unit.len();
-        if !is_zero(unit) {
-            match stretches.last_mut() {
-                Some((_, end)) if *end == from => *end = to,
-                _ => stretches.push((from, to)),
-            }
-        }
-        from = to;
-    }
-    stretches
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod browse;
+pub mod checksum;
 pub mod cli;
 pub mod copy;
 pub mod edit;
@@ -15,6 +16,7 @@ pub mod interrupt;
 pub mod migrate;
 pub mod proof;
 pub mod report;
+pub mod resume;
 pub mod source;
 pub mod target;
 pub mod unfinished;

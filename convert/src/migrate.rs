@@ -26,7 +26,7 @@ use crate::source::vmx::{self, Vm};
 use crate::target::libvirt::{Domain, DomainDisk, DomainNic, Firmware, domain_name};
 use crate::unfinished::{Existing, Unfinished};
 use crate::voice::{Voice, bytes};
-use crate::write::{Writing, write_unnamed};
+use crate::write::{Writing, default_options, write_unnamed};
 
 /// How far a migration goes.
 #[derive(Debug, Clone, Copy)]
@@ -361,13 +361,13 @@ impl Run<'_> {
         for (nth, overlay) in edited.overlays.iter().enumerate() {
             let path = folder.join(image_name(&name, nth));
             self.voice.step(format_args!("Writing {}.", path.display()));
+            let options = default_options(Format::Qcow2, self.migration.compression)?;
             let writing = Writing {
-                format: Format::Qcow2,
                 compression: self.migration.compression,
                 existing: self.migration.existing,
                 sources: &sources,
                 threads: self.migration.threads,
-                cancel: self.migration.cancel,
+                ..Writing::new(options, self.migration.cancel)
             };
             let image = write_unnamed(&**overlay, &path, &writing, self.voice)?;
             let outcome = image.outcome();

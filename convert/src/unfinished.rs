@@ -3,7 +3,10 @@
 //! The bytes go to `NAME.partial`; [`Unfinished::finish`] gives the file its name once all of it is
 //! on stable storage. A run that fails removes the partial file, a killed one leaves it: either way
 //! nothing called `NAME` exists that is not whole. The partial file is locked while it is written, so
-//! that a second run for the same name does not take it for a leftover.
+//! that a second run for the same name does not take it for a leftover. An image of several files
+//! gets its names in one go, the file that names the others last ([`UnfinishedFiles`]).
+
+mod several;
 
 use std::fs::{self, TryLockError};
 use std::io::ErrorKind;
@@ -12,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Error, File, Result, Storage, StorageMut};
+
+pub use several::UnfinishedFiles;
 
 /// Whether an existing file of the final name may be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,19 +60,23 @@ impl Unfinished {
     /// Usage when `name` exists and must be kept, is a folder, or is being written by another run;
     /// Io when the partial file cannot be created.
     pub fn create(name: &Path, existing: Existing) -> Result<(Self, Arc<File>)> {
-        if existing == Existing::Keep && name.symlink_metadata().is_ok() {
-            return Err(Error::usage("exists already")
-                .in_file(name)
-                .hint("choose another name or replace it with --force"));
-        }
-        if name.is_dir() {
-            return Err(Error::usage("is a folder")
-                .in_file(name)
-                .hint("name the file to write in it"));
-        }
-        let partial = partial_name(name);
+        let partial = partial_for(name, existing)?;
         clear(&partial)?;
         let file = Arc::new(File::create_new(&partial)?);
+        Self::locked(name, partial, file)
+    }
+
+    /// Goes on writing the file that a killed run left.
+    ///
+    /// # Errors
+    /// As [`Unfinished::create`]; Io when there is none.
+    pub fn reopen(name: &Path, existing: Existing) -> Result<(Self, Arc<File>)> {
+        let partial = partial_for(name, existing)?;
+        let file = Arc::new(File::open_mut(&partial)?);
+        Self::locked(name, partial, file)
+    }
+
+    fn locked(name: &Path, partial: PathBuf, file: Arc<File>) -> Result<(Self, Arc<File>)> {
         lock(&file, &partial)?;
         let unfinished = Self {
             name: name.to_owned(),
@@ -78,6 +87,11 @@ impl Unfinished {
         Ok((unfinished, file))
     }
 
+    /// Leaves the file under its partial name.
+    pub fn keep(mut self) {
+        self.finished = true;
+    }
+
     /// Gives the file its name. Everything must be on stable storage already.
     ///
     /// # Errors
@@ -86,13 +100,7 @@ impl Unfinished {
         let name = self.name.clone();
         self.give_name()?;
         // The new name must survive a crash too.
-        let folder = match name.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        fs::File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| Error::io("cannot flush the folder", error).in_file(folder))
+        flush_names(folder_of(&name))
     }
 
     /// Gives the file its name, and leaves it to the operating system when that is on stable
@@ -117,6 +125,36 @@ impl Unfinished {
         file.sync()?;
         unfinished.finish()
     }
+}
+
+/// The partial name of `name`, which must be free or may be replaced.
+fn partial_for(name: &Path, existing: Existing) -> Result<PathBuf> {
+    if existing == Existing::Keep && name.symlink_metadata().is_ok() {
+        return Err(Error::usage("exists already")
+            .in_file(name)
+            .hint("choose another name or replace it with --force"));
+    }
+    if name.is_dir() {
+        return Err(Error::usage("is a folder")
+            .in_file(name)
+            .hint("name the file to write in it"));
+    }
+    Ok(partial_name(name))
+}
+
+/// The folder that holds `name`.
+pub(crate) fn folder_of(name: &Path) -> &Path {
+    match name.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Returns once the names in `folder` are on stable storage.
+fn flush_names(folder: &Path) -> Result<()> {
+    fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| Error::io("cannot flush the folder", error).in_file(folder))
 }
 
 /// Removes what a killed run left; its content is worth nothing. A run that is still at it holds the

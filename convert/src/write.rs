@@ -1,28 +1,36 @@
 //! Writing an image: from any disk to a finished file, or to none at all.
 
-use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+mod ground;
+mod parent;
+mod stream;
+
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rehost_block::{Disk, Error, File, Result};
-use rehost_image::{
-    Compression, Format, OneFile, TargetOptions, TargetSpec, VmdkKind, Written, create,
-};
+use rehost_block::{Disk, Error, Result};
+use rehost_image::{Compression, Format, TargetOptions, VmdkKind, Written};
 use serde::Serialize;
 
-use crate::copy::{Copied, CopyOptions, Progress, copy};
-use crate::unfinished::{Existing, Unfinished, partial_name};
+pub(crate) use ground::spare_sources;
+pub use parent::Parent;
+pub use stream::is_stream;
+
+use crate::checksum::{Algorithm, Flat, Leaves, Sidecar, sidecar_name};
+use crate::copy::{Copied, CopyOptions, Losses, Lost, Progress, Rate, copy};
+use crate::unfinished::{Existing, Unfinished};
 use crate::voice::{Bar, Voice};
+use ground::{Begun, begin};
 
 /// What is to be written, and how.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Writing<'a> {
-    /// The target's format.
-    pub format: Format,
+    /// The target's format, and what only it can be asked for.
+    pub options: TargetOptions,
     /// Whether and how it is compressed.
     pub compression: Option<Compression>,
+    /// The image whose content the target is to hold only the difference to.
+    pub parent: Option<&'a Parent>,
     /// What becomes of an existing target.
     pub existing: Existing,
     /// The files of the source, none of which may be written over.
@@ -31,6 +39,43 @@ pub struct Writing<'a> {
     pub threads: Option<NonZeroUsize>,
     /// Set from outside to give up.
     pub cancel: &'a AtomicBool,
+    /// The checksums to keep beside the target.
+    pub checksum: Option<(Algorithm, Flat)>,
+    /// What becomes of parts of the source that cannot be read.
+    pub damage: Damage,
+    /// Whether a killed run can be continued: guest bytes stored between two points to go on from.
+    pub resume: Option<u64>,
+    /// Most bytes of the source read per second.
+    pub rate: Option<NonZeroU64>,
+}
+
+/// What becomes of parts of the source that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Damage {
+    /// The first one is an error.
+    Fatal,
+    /// They are zeroes in the target, and listed in this file.
+    Salvage(PathBuf),
+}
+
+impl<'a> Writing<'a> {
+    /// A new image of the kind that `options` say.
+    #[must_use]
+    pub const fn new(options: TargetOptions, cancel: &'a AtomicBool) -> Self {
+        Self {
+            options,
+            compression: None,
+            parent: None,
+            existing: Existing::Keep,
+            sources: &[],
+            threads: None,
+            cancel,
+            checksum: None,
+            damage: Damage::Fatal,
+            resume: None,
+            rate: None,
+        }
+    }
 }
 
 /// What a copy did.
@@ -44,6 +89,40 @@ pub struct Outcome {
     pub written: Written,
     /// Wall time in seconds.
     pub seconds: f64,
+    /// Guest bytes that an earlier run had done, when one was continued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed_at: Option<u64>,
+    /// The checksums, when they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksummed>,
+    /// What was lost of a damaged source, when it was to be salvaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub salvage: Option<Salvaged>,
+}
+
+/// The checksums of what was copied.
+#[derive(Debug, Clone, Serialize)]
+pub struct Checksummed {
+    /// The hash function of the tree.
+    pub algorithm: Algorithm,
+    /// The digest over the whole tree.
+    pub root: String,
+    /// SHA-256 of the whole disk as a raw image, when it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flat_sha256: Option<String>,
+    /// The file that keeps the tree.
+    pub file: PathBuf,
+}
+
+/// What was lost of a damaged source.
+#[derive(Debug, Clone, Serialize)]
+pub struct Salvaged {
+    /// Guest bytes that could not be read, and are zeroes in the target.
+    pub lost_bytes: u64,
+    /// In how many places.
+    pub places: usize,
+    /// The file that lists them.
+    pub map: PathBuf,
 }
 
 impl Progress for Bar {
@@ -67,11 +146,26 @@ pub fn format_of_name(name: &Path) -> Result<Format> {
         })
 }
 
+/// The defaults of `format`: what is compressed and a VMDK is streamOptimized, the only kind that can
+/// be.
+///
+/// # Errors
+/// Usage for a format that is not written.
+pub fn default_options(format: Format, compression: Option<Compression>) -> Result<TargetOptions> {
+    let mut options = TargetOptions::new(format)?;
+    if let TargetOptions::Vmdk(options) = &mut options
+        && compression.is_some()
+    {
+        options.kind = VmdkKind::StreamOptimized;
+    }
+    Ok(options)
+}
+
 /// An image that is whole and on stable storage, and has not got its name yet.
 #[derive(Debug)]
 pub struct Whole {
-    /// `None` for a device, which has its name already.
-    unfinished: Option<Unfinished>,
+    begun: Begun,
+    beside: Vec<Unfinished>,
     outcome: Outcome,
 }
 
@@ -82,14 +176,16 @@ impl Whole {
         &self.outcome
     }
 
-    /// Gives the image its name.
+    /// Gives the image its name, and those of the files beside it.
     ///
     /// # Errors
     /// Io when it cannot be renamed.
     pub fn finish(self) -> Result<Outcome> {
-        if let Some(unfinished) = self.unfinished {
-            unfinished.finish()?;
+        // First what tells of the image: a run that dies here leaves no image without it.
+        for file in self.beside {
+            file.finish()?;
         }
+        self.begun.finish()?;
         Ok(self.outcome)
     }
 }
@@ -118,82 +214,158 @@ pub fn write_unnamed(
     writing: &Writing<'_>,
     voice: Voice,
 ) -> Result<Whole> {
-    let begun = std::time::Instant::now();
-    let mut spec = TargetSpec::new(
-        writing.format,
-        disk.size(),
-        name.file_name().unwrap_or_default().to_string_lossy(),
-    )?;
-    spec.compression = writing.compression;
-    if let TargetOptions::Vmdk(options) = &mut spec.options
-        && writing.compression.is_some()
-    {
-        options.kind = VmdkKind::StreamOptimized;
-    }
-    spare_sources(name, writing.sources)?;
-    let is_device = name
-        .metadata()
-        .is_ok_and(|meta| meta.file_type().is_block_device());
-    let (unfinished, file) = if is_device {
-        if writing.existing == Existing::Keep {
-            return Err(
-                Error::usage("is a block device, and all on it would be lost")
-                    .in_file(name)
-                    .hint("say --force if that is meant"),
-            );
-        }
-        (None, Arc::new(File::open_mut(name)?))
-    } else {
-        let (unfinished, file) = Unfinished::create(name, writing.existing)?;
-        (Some(unfinished), file)
+    let started = std::time::Instant::now();
+    refuse_combinations(name, writing)?;
+    // Files beside the image are begun before it: a name that is taken is said before the work.
+    let checksums = writing.checksum.map(|_| sidecar_name(name));
+    let map = match &writing.damage {
+        Damage::Fatal => None,
+        Damage::Salvage(map) => Some(map.clone()),
     };
-    let target = create(&spec, file, &OneFile)?;
-    let bar = voice.bar(disk.size());
-    let mut options = CopyOptions {
+    let beside =
+        [&checksums, &map].map(|path| path.as_deref().map(|path| Beside::begin(path, writing)));
+    let [checksum_file, map_file] = beside.map(Option::transpose);
+    let (checksum_file, map_file) = (checksum_file?, map_file?);
+
+    let leaves = writing
+        .checksum
+        .map(|(algorithm, flat)| Leaves::new(algorithm, disk.size(), flat));
+    let losses = map.as_ref().map(|_| Losses::default());
+    let rate = writing.rate.map(Rate::new);
+    let (begun, target) = begin(disk, name, writing, leaves.as_ref(), voice)?;
+    let at = begun.position();
+    let bar = voice.bar(disk.size(), at.done);
+    let options = CopyOptions {
+        threads: writing.threads.unwrap_or(CopyOptions::default().threads),
         progress: Some(&bar),
         cancel: Some(writing.cancel),
-        ..CopyOptions::default()
+        rate: rate.as_ref(),
+        parent: writing.parent.map(Parent::disk),
+        checksum: leaves.as_ref(),
+        losses: losses.as_ref(),
+        journal: begun.journal(),
     };
-    if let Some(threads) = writing.threads {
-        options.threads = threads;
-    }
     let copied = copy(disk, &*target, &options);
     bar.finish();
-    let copied = copied?;
-    let written = target.publish()?;
+    let written = copied.and_then(|copied| Ok((copied, target.publish()?)));
     drop(target);
-    let outcome = Outcome {
+    let (copied, written) = match written {
+        Ok(written) => written,
+        Err(error) => return Err(begun.give_up(error)),
+    };
+    let mut outcome = Outcome {
         copied,
         written,
-        seconds: begun.elapsed().as_secs_f64(),
+        seconds: 0.0,
+        resumed_at: (at.done > 0).then_some(at.done),
+        checksum: None,
+        salvage: None,
     };
+    let mut files = Vec::new();
+    if let (Some(leaves), Some(beside)) = (leaves, checksum_file) {
+        let sidecar = Sidecar::from(&leaves.into_tree());
+        outcome.checksum = Some(Checksummed {
+            algorithm: sidecar.algorithm,
+            root: sidecar.root.clone(),
+            flat_sha256: sidecar.flat_sha256.clone(),
+            file: beside.path.clone(),
+        });
+        files.push(beside.fill(&sidecar)?);
+    }
+    if let (Some(losses), Some(beside)) = (losses, map_file) {
+        let lost = losses.into_map();
+        outcome.salvage = Some(Salvaged {
+            lost_bytes: lost.iter().map(|lost| lost.length).sum(),
+            places: lost.len(),
+            map: beside.path.clone(),
+        });
+        files.push(beside.fill(&SalvageMap::of(lost))?);
+    }
+    outcome.seconds = started.elapsed().as_secs_f64();
     Ok(Whole {
-        unfinished,
+        begun,
+        beside: files,
         outcome,
     })
 }
 
-/// The source stays as it is, whatever else may be replaced: neither the target nor its partial file
-/// may be one of its files, by whichever name.
-fn spare_sources(name: &Path, sources: &[PathBuf]) -> Result<()> {
-    for path in [name.to_owned(), partial_name(name)] {
-        let Ok(there) = path.metadata() else {
-            continue;
-        };
-        let is_same = |source: &PathBuf| {
-            source.metadata().is_ok_and(|source| {
-                let is_device = |meta: &std::fs::Metadata| meta.file_type().is_block_device();
-                (source.dev(), source.ino()) == (there.dev(), there.ino())
-                    || is_device(&source) && is_device(&there) && source.rdev() == there.rdev()
-            })
-        };
-        if sources.iter().any(is_same) {
+/// What does not go together, by name.
+fn refuse_combinations(name: &Path, writing: &Writing<'_>) -> Result<()> {
+    if writing.resume.is_some() {
+        if writing.damage != Damage::Fatal {
+            return Err(Error::usage("a salvage cannot be resumed")
+                .hint("leave out --resume: what cannot be read now may have been read before"));
+        }
+        if let Some((_, Flat::Wanted)) = writing.checksum {
             return Err(
-                Error::usage("belongs to the source, which is never changed")
-                    .in_file(path)
-                    .hint("choose another name"),
+                Error::usage("the checksum of a whole disk cannot be resumed")
+                    .hint("choose --checksum sha256 or blake3, or leave out --resume"),
             );
         }
     }
+    if is_stream(name) {
+        let beside = [
+            (writing.resume.is_some(), "--resume"),
+            (writing.parent.is_some(), "--backing"),
+            (
+                writing.checksum.is_some() && name == Path::new("-"),
+                "--checksum",
+            ),
+        ];
+        if let Some((_, option)) = beside.into_iter().find(|(given, _)| *given) {
+            return Err(Error::usage(format!("{option} needs a file as target"))
+                .in_file(name)
+                .hint(format!("leave out {option}, or write to a file")));
+        }
+    }
     Ok(())
+}
+
+/// What the salvage map says.
+#[derive(Debug, Serialize)]
+struct SalvageMap {
+    /// The version of the file's own layout.
+    rehost_salvage: u32,
+    lost_bytes: u64,
+    lost: Vec<Lost>,
+}
+
+impl SalvageMap {
+    fn of(lost: Vec<Lost>) -> Self {
+        Self {
+            rehost_salvage: 1,
+            lost_bytes: lost.iter().map(|lost| lost.length).sum(),
+            lost,
+        }
+    }
+}
+
+/// A file beside the image that tells of it.
+#[derive(Debug)]
+struct Beside {
+    path: PathBuf,
+    unfinished: Unfinished,
+    file: std::sync::Arc<rehost_block::File>,
+}
+
+impl Beside {
+    fn begin(path: &Path, writing: &Writing<'_>) -> Result<Self> {
+        spare_sources(path, writing.sources)?;
+        let (unfinished, file) = Unfinished::create(path, writing.existing)?;
+        Ok(Self {
+            path: path.to_owned(),
+            unfinished,
+            file,
+        })
+    }
+
+    fn fill<T: Serialize>(self, content: &T) -> Result<Unfinished> {
+        use rehost_block::StorageMut;
+        let mut text = serde_json::to_vec_pretty(content)
+            .map_err(|error| Error::internal("cannot be put into words").because(error))?;
+        text.push(b'\n');
+        self.file.write_at(&text, 0)?;
+        self.file.sync()?;
+        Ok(self.unfinished)
+    }
 }

@@ -4,7 +4,7 @@
 
 mod verbs;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -13,6 +13,8 @@ use rehost_image::{Compression, Format};
 use rehost_runtime::EngineChoice;
 
 pub(super) use verbs::*;
+
+use crate::voice::{Form, Loudness, Voice};
 
 /// Exit codes, as every command's help ends.
 const EXIT_CODES: &str =
@@ -113,6 +115,40 @@ pub struct Reporting {
     /// Print errors only
     #[arg(short, long)]
     pub quiet: bool,
+
+    /// How progress is shown on standard error; `json` makes everything there but a final error
+    /// lines of JSON
+    #[arg(long, default_value = "auto", value_name = "FORM")]
+    pub progress: ProgressForm,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressForm {
+    /// A bar on a terminal, a line now and then elsewhere
+    Auto,
+    /// Lines of JSON
+    Json,
+    /// Not at all
+    None,
+}
+
+impl Reporting {
+    /// The voice that was asked for.
+    #[must_use]
+    pub const fn voice(&self) -> Voice {
+        let loudness = if self.quiet {
+            Loudness::Quiet
+        } else {
+            Loudness::Normal
+        };
+        let form = match self.progress {
+            ProgressForm::Auto => Form::People,
+            ProgressForm::Json => Form::Json,
+            ProgressForm::None => Form::Steps,
+        };
+        Voice::with_form(loudness, form)
+    }
 }
 
 /// Options of every command that boots a guest.
@@ -142,6 +178,14 @@ pub struct Writing {
     #[arg(long, value_name = "CODEC[:LEVEL]")]
     pub compress: Option<Compression>,
 
+    /// Options of the target's format (may be repeated); `-o help` lists them
+    #[arg(short = 'o', long = "option", value_name = "NAME=VALUE[,...]")]
+    pub options: Vec<String>,
+
+    /// A VHD as Azure asks for: fixed, its size rounded up to whole MiB
+    #[arg(long)]
+    pub azure: bool,
+
     /// Replace the target if it exists, and allow a block device as target
     #[arg(long)]
     pub force: bool,
@@ -168,15 +212,19 @@ pub struct ImageCommand {
 /// Options of `convert`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  rehost convert disk.vmdk disk.qcow2\n  rehost convert --from raw --to qcow2 --compress zstd disk.img small.qcow2\n  rehost convert --compress zlib disk.qcow2 stream.vmdk"
+    after_help = "Examples:\n  rehost convert disk.vmdk disk.qcow2\n  rehost convert --resume --checksum sha256 /dev/sdb server.qcow2\n  rehost convert --from raw --to qcow2 --compress zstd disk.img small.qcow2\n  rehost convert --compress zlib disk.qcow2 stream.vmdk"
 )]
 pub struct Convert {
-    /// The disk image to read; it is never written to
+    /// The disk image to read; it is never written to (`-`: standard input, kept in a temporary
+    /// file)
     #[arg(value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
-    /// The disk image to write
+    /// The disk image to write (`-`: standard output, for raw and streamOptimized VMDK)
     #[arg(value_hint = ValueHint::FilePath)]
     pub target: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub copying: Copying,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub opening: Opening,
@@ -188,15 +236,79 @@ pub struct Convert {
     pub reporting: Reporting,
 }
 
+/// Which checksums to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ChecksumChoice {
+    /// A tree of SHA-256
+    Sha256,
+    /// A tree of BLAKE3
+    Blake3,
+    /// A tree of SHA-256, and what sha256sum prints of the raw disk (hashed in order, holes too)
+    Sha256Flat,
+}
+
+/// Options of `convert` alone.
+#[derive(Debug, Clone, Args)]
+pub struct Copying {
+    /// Write only what differs from this image, and make the target its child
+    #[arg(short = 'B', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub backing: Option<PathBuf>,
+
+    /// The format of the backing image; without it, its signature decides
+    #[arg(long, value_name = "FORMAT", requires = "backing")]
+    pub backing_format: Option<Format>,
+
+    /// Keep checksums of the content in TARGET.checksums.json (docs/checksums.md), for
+    /// `rehost compare --checksum`
+    #[arg(long, value_name = "KIND")]
+    pub checksum: Option<ChecksumChoice>,
+
+    /// Keep a journal, TARGET.partial.journal, and go on from that of a run that was killed
+    #[arg(long)]
+    pub resume: bool,
+
+    /// With --resume: how much data is written between two points to go on from
+    #[arg(long, value_name = "BYTES", default_value = "256M", value_parser = size, requires = "resume")]
+    pub checkpoint: u64,
+
+    /// Copy what cannot be read as zeroes, list it in TARGET.salvage.json, and end with exit code 1
+    #[arg(long)]
+    pub salvage: bool,
+
+    /// With --salvage: the list's name
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "salvage")]
+    pub salvage_map: Option<PathBuf>,
+
+    /// Read at most so much of the source per second: 512K, 100M, 1G
+    #[arg(long, value_name = "BYTES", value_parser = rate)]
+    pub rate_limit: Option<NonZeroU64>,
+}
+
+/// A number of bytes as typed.
+fn size(text: &str) -> Result<u64, String> {
+    rehost_image::parse_size(text).ok_or_else(|| "is no size: write 512K, 100M or 1G".to_owned())
+}
+
+/// A number of bytes that is not 0.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    NonZeroU64::new(size(text)?).ok_or_else(|| "would never end".to_owned())
+}
+
 /// Options of `compare`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost compare before.vmdk after.qcow2\n  rehost compare --checksum after.qcow2.checksums.json after.qcow2"
+)]
 pub struct Compare {
     /// One disk image
     #[arg(value_hint = ValueHint::FilePath)]
     pub left: PathBuf,
     /// The other
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub right: PathBuf,
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "checksum", conflicts_with = "checksum")]
+    pub right: Option<PathBuf>,
+    /// Compare the image with the checksums that `convert --checksum` kept
+    #[arg(long, value_name = "SIDECAR", value_hint = ValueHint::FilePath)]
+    pub checksum: Option<PathBuf>,
     /// The first image's format; without it, its signature decides
     #[arg(long, value_name = "FORMAT")]
     pub left_format: Option<Format>,

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::args::Check;
 use super::undo::sentence;
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::opener;
 use crate::verbs::check::{can_be_mended, check, mend, roll_back};
 use crate::verbs::in_place::settled;
-use crate::voice::{Voice, plain};
+use crate::voice::plain;
 
 /// The result as JSON: the counters under the names of `qemu-img check`, and what was found.
 #[derive(Serialize)]
@@ -38,7 +38,7 @@ struct Report<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Check) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let opener = opener(&args.opening.allow_paths)?;
     if args.repair {
         if let Some(recovered) = roll_back(&args.image, &opener)? {

@@ -6,11 +6,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::args::Commit;
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::{open_image, opener};
 use crate::interrupt;
 use crate::verbs::commit::{Child, Committed, commit};
-use crate::voice::{Voice, bytes};
+use crate::voice::bytes;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ struct Report<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Commit) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
     let child = if args.keep {
         Child::Kept

@@ -1,12 +1,24 @@
-//! `rehost compare`: whether two images have the same content.
+//! `rehost compare`: whether two images have the same content, or an image the one that it had when its
+//! checksums were made.
+
+use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::args::Compare;
 use super::{Answer, output};
-use crate::copy::{Comparison, compare};
+use crate::checksum::{Algorithm, Flat, Sidecar, hex, tree_of};
+use crate::copy::{Comparison, CopyOptions, compare};
 use crate::guest::open_image;
+use crate::interrupt;
+use crate::voice::bytes;
+
+/// Differing stretches that are shown; JSON has ...
+const SHOWN: usize = 10;
+
+/// ... so many.
+const LISTED: usize = 10_000;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -16,10 +28,38 @@ struct Compared {
     comparison: Comparison,
 }
 
+/// The result with checksums as JSON.
+#[derive(Serialize)]
+struct Checked {
+    same: bool,
+    algorithm: Algorithm,
+    /// The root of the image's own tree, and that of the sidecar.
+    root: String,
+    expected_root: String,
+    sizes: (u64, u64),
+    differing_bytes: u64,
+    /// Where leaves differ, the first of them if there are very many.
+    differences: Vec<Stretch>,
+}
+
+#[derive(Serialize)]
+struct Stretch {
+    offset: u64,
+    length: u64,
+}
+
 /// Runs the command.
 pub(super) fn run(args: &Compare) -> Result<Answer> {
+    match (&args.checksum, &args.right) {
+        (Some(sidecar), _) => with_checksums(args, sidecar),
+        (None, Some(right)) => with_image(args, right),
+        (None, None) => anyhow::bail!("name two images, or one and --checksum SIDECAR"),
+    }
+}
+
+fn with_image(args: &Compare, right: &Path) -> Result<Answer> {
     let left = open_image(&args.left, args.left_format, &args.allow_paths)?;
-    let right = open_image(&args.right, args.right_format, &args.allow_paths)?;
+    let right = open_image(right, args.right_format, &args.allow_paths)?;
     let comparison = compare(&*left.disk(), &*right.disk())?;
     let (ours, theirs) = comparison.sizes;
     if args.json {
@@ -42,4 +82,60 @@ pub(super) fn run(args: &Compare) -> Result<Answer> {
     } else {
         Answer::No
     })
+}
+
+fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
+    let expected = Sidecar::read(path)?
+        .tree()
+        .map_err(|error| error.in_file(path))?;
+    let image = open_image(&args.left, args.left_format, &args.allow_paths)?;
+    let options = CopyOptions {
+        cancel: Some(interrupt::flag()?),
+        ..CopyOptions::default()
+    };
+    let found = tree_of(&*image.disk(), expected.algorithm, Flat::Unwanted, &options)?;
+    let differences = expected.differences(&found);
+    let same = found.root == expected.root;
+    if args.json {
+        output::json(&Checked {
+            same,
+            algorithm: found.algorithm,
+            root: hex(&found.root),
+            expected_root: hex(&expected.root),
+            sizes: (found.size, expected.size),
+            differing_bytes: differences.iter().map(|(_, length)| length).sum(),
+            differences: differences
+                .iter()
+                .take(LISTED)
+                .map(|(offset, length)| Stretch {
+                    offset: *offset,
+                    length: *length,
+                })
+                .collect(),
+        })?;
+    } else if same {
+        output::line(format_args!(
+            "The image has the content that the checksums were made of ({} {}).",
+            found.algorithm,
+            hex(&found.root)
+        ))?;
+    } else {
+        if found.size != expected.size {
+            output::line(format_args!(
+                "The image is {} bytes long, and was {}.",
+                found.size, expected.size
+            ))?;
+        }
+        output::line(format_args!(
+            "The image differs from its checksums in {} places:",
+            differences.len()
+        ))?;
+        for (offset, length) in differences.iter().take(SHOWN) {
+            output::line(format_args!("  {} from byte {offset} on", bytes(*length)))?;
+        }
+        if differences.len() > SHOWN {
+            output::line(format_args!("  and {} more", differences.len() - SHOWN))?;
+        }
+    }
+    Ok(if same { Answer::Done } else { Answer::No })
 }

@@ -3,16 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use rehost_image::Format;
+use rehost_block::Error;
+use rehost_image::{Format, Image, TargetOptions, VhdKind};
 use serde::Serialize;
 
-use super::args::{self, Convert};
-use super::{Answer, loudness, output};
+use super::args::{self, ChecksumChoice, Convert, Copying};
+use super::spool::spool;
+use super::{Answer, output};
+use crate::checksum::{Algorithm, Flat};
 use crate::guest::{evidence, open_image};
 use crate::interrupt;
 use crate::unfinished::Existing;
 use crate::voice::{Voice, bytes};
-use crate::write::{Outcome, Writing, format_of_name, write_image};
+use crate::write::{
+    Damage, Outcome, Parent, Writing, default_options, format_of_name, write_image,
+};
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -28,10 +33,36 @@ struct Converted<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Convert) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
-    let image = open_image(&args.source, args.opening.format, &args.opening.allow_paths)?;
-    let writing = writing(&args.writing, &args.target, image.files())?;
-    let to = writing.format;
+    if explained(&args.writing, Some(&args.target))? {
+        return Ok(Answer::Done);
+    }
+    let voice = args.reporting.voice();
+    if args.reporting.json && args.target == Path::new("-") {
+        return Err(
+            Error::usage("standard output takes the image, and --json prints there")
+                .hint("leave out --json, or write to a file")
+                .into(),
+        );
+    }
+    let image = open_source(args, voice)?;
+    let parent = args
+        .copying
+        .backing
+        .as_ref()
+        .map(|path| {
+            let allowed = &args.opening.allow_paths;
+            Parent::open(path, args.copying.backing_format, &args.target, allowed)
+        })
+        .transpose()?;
+    let writing = Writing {
+        parent: parent.as_ref(),
+        ..with_care(
+            &args.copying,
+            &args.target,
+            writing(&args.writing, &args.target, image.files())?,
+        )
+    };
+    let to = writing.options.format();
     let told = image.layers().first().and_then(evidence);
     let told = told.map_or(String::new(), |told| format!(", {told}"));
     voice.step(format_args!(
@@ -43,6 +74,10 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
     ));
     let outcome = write_image(&*image.disk(), &args.target, &writing, voice)?;
     voice.step(summary(&outcome));
+    let lost = outcome
+        .salvage
+        .as_ref()
+        .map_or(0, |salvage| salvage.lost_bytes);
     if args.reporting.json {
         output::json(&Converted {
             source: &args.source,
@@ -53,7 +88,45 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
             outcome,
         })?;
     }
-    Ok(Answer::Done)
+    Ok(if lost == 0 { Answer::Done } else { Answer::No })
+}
+
+/// The source, from standard input if that is meant.
+fn open_source(args: &Convert, voice: Voice) -> Result<Image> {
+    if args.source != Path::new("-") {
+        let image = open_image(&args.source, args.opening.format, &args.opening.allow_paths)?;
+        return Ok(image);
+    }
+    if args.copying.resume {
+        return Err(Error::usage("--resume needs a file as source")
+            .hint("what came from standard input does not come again")
+            .into());
+    }
+    Ok(spool(args.opening.format, voice)?)
+}
+
+/// What `convert` alone offers, as typed.
+fn with_care<'a>(args: &Copying, target: &Path, writing: Writing<'a>) -> Writing<'a> {
+    let map = args.salvage_map.clone().unwrap_or_else(|| {
+        let mut map = target.as_os_str().to_owned();
+        map.push(".salvage.json");
+        PathBuf::from(map)
+    });
+    Writing {
+        checksum: args.checksum.map(|choice| match choice {
+            ChecksumChoice::Sha256 => (Algorithm::Sha256, Flat::Unwanted),
+            ChecksumChoice::Blake3 => (Algorithm::Blake3, Flat::Unwanted),
+            ChecksumChoice::Sha256Flat => (Algorithm::Sha256, Flat::Wanted),
+        }),
+        damage: if args.salvage {
+            Damage::Salvage(map)
+        } else {
+            Damage::Fatal
+        },
+        resume: args.resume.then_some(args.checkpoint),
+        rate: args.rate_limit,
+        ..writing
+    }
 }
 
 /// The options as typed, for an image called `target` made from the files `sources`.
@@ -63,24 +136,89 @@ pub(super) fn writing<'a>(
     sources: &'a [PathBuf],
 ) -> Result<Writing<'a>> {
     Ok(Writing {
-        format: match args.format {
-            Some(format) => format,
-            None => format_of_name(target)?,
-        },
         compression: args.compress,
         existing: Existing::from_force(args.force),
         sources,
         threads: args.threads,
-        cancel: interrupt::flag()?,
+        ..Writing::new(options(args, target)?, interrupt::flag()?)
     })
 }
 
-/// One sentence about a copy.
+/// The target's options as typed.
+fn options(args: &args::Writing, target: &Path) -> Result<TargetOptions> {
+    let format = match args.format {
+        Some(format) => format,
+        None if target == Path::new("-") => Format::Raw,
+        None => format_of_name(target)?,
+    };
+    let mut options = default_options(format, args.compress)?;
+    for words in &args.options {
+        options.parse(words)?;
+    }
+    if args.azure {
+        let TargetOptions::Vhd(options) = &mut options else {
+            return Err(Error::usage("--azure goes with VHD targets only")
+                .hint("name the target .vhd, or say --to vhd")
+                .into());
+        };
+        options.azure = true;
+        options.kind = VhdKind::Fixed;
+    }
+    Ok(options)
+}
+
+/// `-o help`: prints what the target's format can be asked for, and says whether it was asked.
+pub(super) fn explained(args: &args::Writing, target: Option<&Path>) -> Result<bool> {
+    if !args.options.iter().any(|words| words == "help") {
+        return Ok(false);
+    }
+    let format = match (args.format, target) {
+        (Some(format), _) => format,
+        (None, Some(target)) => format_of_name(target)?,
+        (None, None) => anyhow::bail!("say the target's format with --to FORMAT"),
+    };
+    let options = TargetOptions::new(format)?;
+    output::line(format_args!("Options of {format} targets, for -o:"))?;
+    if options.known().is_empty() {
+        output::line("  none")?;
+    }
+    for option in options.known() {
+        output::line(format_args!("  {}=: {}", option.name, option.about))?;
+        output::line(format_args!("      {}", option.values))?;
+        output::line(format_args!("      if not given: {}", option.default))?;
+    }
+    Ok(true)
+}
+
+/// Some sentences about a copy.
 pub(super) fn summary(outcome: &Outcome) -> String {
-    format!(
+    let mut summary = format!(
         "Wrote {} ({} of data) in {:.1} s.",
         bytes(outcome.written.file_bytes),
         bytes(outcome.written.data_bytes),
         outcome.seconds
-    )
+    );
+    if let Some(checksum) = &outcome.checksum {
+        summary += &format!(
+            "\nThe {} of the content is {} (tree in {}).",
+            checksum.algorithm,
+            checksum.root,
+            checksum.file.display()
+        );
+        if let Some(flat) = &checksum.flat_sha256 {
+            summary += &format!("\nAs a raw file its sha256sum is {flat}.");
+        }
+    }
+    if let Some(salvage) = &outcome.salvage {
+        summary += &match salvage.lost_bytes {
+            0 => "\nAll of the source could be read.".to_owned(),
+            lost => format!(
+                "\n{} in {} places could not be read and are zeroes in the target; {} lists them.",
+                bytes(lost),
+                salvage.places,
+                salvage.map.display()
+            ),
+        };
+    }
+    summary
 }

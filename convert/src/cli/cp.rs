@@ -15,13 +15,13 @@ use rehost_fs::FileKind;
 use serde::Serialize;
 
 use super::args::Cp;
-use super::convert::{summary, writing};
-use super::{Answer, loudness, output};
+use super::convert::{explained, summary, writing};
+use super::{Answer, output};
 use crate::browse::Browse;
 use crate::edit::put_file;
 use crate::guest::{look, open_image};
 use crate::unfinished::{Existing, Unfinished};
-use crate::voice::{Voice, bytes};
+use crate::voice::bytes;
 use crate::write::write_image;
 
 /// Directories inside one another that are copied. Linux's own longest path has fewer.
@@ -85,7 +85,7 @@ fn copy_out(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
         &mut copied,
         0,
     )?;
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     for skipped in &copied.skipped {
         voice.step(format_args!(
             "Skipped {}: neither file, directory nor link.",
@@ -223,7 +223,10 @@ fn read_source(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn copy_in(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    if explained(&args.writing, args.output.as_deref())? {
+        return Ok(Answer::Done);
+    }
+    let voice = args.reporting.voice();
     let Some(output) = &args.output else {
         return Err(Error::usage("an image is never changed in place")
             .in_file(name)

@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::args::Dd;
 use super::convert::{summary, writing};
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::{open_image, opener};
 use crate::interrupt;
 use crate::verbs::part::{Part, stream, write_over};
-use crate::voice::{Voice, bytes};
+use crate::voice::bytes;
 use crate::write::{Outcome, write_image};
 
 /// The result as JSON.
@@ -31,7 +31,7 @@ struct Report<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Dd) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let allowed = &args.opening.allow_paths;
     let image = open_image(&args.source, args.opening.format, allowed)?;
     let disk = image.disk();

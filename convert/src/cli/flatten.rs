@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::args::Flatten;
 use super::convert::{summary, writing};
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::{open_image, opener};
 use crate::interrupt;
 use crate::verbs::rebase::{Rebased, rebase};
@@ -30,7 +30,7 @@ struct Report<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Flatten) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
     let mut report = Report {
         image: &args.image,

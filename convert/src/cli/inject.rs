@@ -10,12 +10,11 @@ use rehost_inspect::model::GuestSystem;
 use serde::Serialize;
 
 use super::args::{Editing, Hypervisor, Inject};
-use super::convert::{summary, writing};
-use super::{Answer, loudness, output};
+use super::convert::{explained, summary, writing};
+use super::{Answer, output};
 use crate::edit::{cards, edit, plan};
 use crate::guest::{OpenedVm, look};
 use crate::source::vmx::Vm;
-use crate::voice::Voice;
 use crate::write::{Outcome, write_image};
 
 /// The result as JSON.
@@ -30,7 +29,10 @@ struct Injected<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Inject) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    if explained(&args.writing, args.target.as_deref())? {
+        return Ok(Answer::Done);
+    }
+    let voice = args.reporting.voice();
     let opened = OpenedVm::open(&args.source, args.opening.format, &args.opening.allow_paths)?;
     let [image] = &opened.images[..] else {
         anyhow::bail!("inject edits one image; migrate moves a VM of several disks");
@@ -68,7 +70,7 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     voice.step(format_args!(
         "Writing {} ({}) from {}.",
         target.display(),
-        writing.format,
+        writing.options.format(),
         image.format()
     ));
     let outcome = write_image(&*edited.overlays[0], target, &writing, voice)?;

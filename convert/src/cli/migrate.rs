@@ -5,17 +5,16 @@ use anyhow::Result;
 use super::args::{Hypervisor, Migrate};
 use super::inject::console;
 use super::verify::booting;
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::interrupt;
 use crate::migrate::{Boots, Migration, Stop, migrate};
 use crate::report::Ending;
 use crate::unfinished::Existing;
-use crate::voice::Voice;
 
 /// Runs the command.
 pub(super) fn run(args: &Migrate) -> Result<Answer> {
     let Hypervisor::Kvm = args.to;
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let migration = Migration {
         source: &args.source,
         allow_paths: &args.allow_paths,

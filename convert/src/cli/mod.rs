@@ -19,6 +19,7 @@ mod rebase;
 mod reference;
 mod resize;
 mod serve;
+mod spool;
 mod undo;
 mod verify;
 
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 pub use args::Arguments;
 use args::Command;
 
-use crate::voice::{Loudness, plain};
+use crate::voice::plain;
 
 /// How a command that did not fail ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,14 +94,5 @@ pub fn run(arguments: Arguments) -> ExitCode {
             }
             ExitCode::from(FAILED)
         }
-    }
-}
-
-/// `--quiet` as typed.
-const fn loudness(quiet: bool) -> Loudness {
-    if quiet {
-        Loudness::Quiet
-    } else {
-        Loudness::Normal
     }
 }

@@ -6,11 +6,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::args::Rebase;
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::{open_image, opener};
 use crate::interrupt;
 use crate::verbs::rebase::{Rebased, rebase, rename};
-use crate::voice::{Voice, bytes};
+use crate::voice::bytes;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ struct Report<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Rebase) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let allowed = &args.opening.allow_paths;
     let parent = open_image(&args.backing, args.backing_format, allowed)?;
     let opener = opener(allowed)?;

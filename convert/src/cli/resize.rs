@@ -7,11 +7,11 @@ use rehost_image::Format;
 use serde::Serialize;
 
 use super::args::Resize;
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::{open_image, opener};
 use crate::interrupt;
 use crate::verbs::resize::{Resized, Shrinking, resize, wanted};
-use crate::voice::{Voice, bytes};
+use crate::voice::bytes;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ struct Report<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Resize) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
     let size = wanted(&args.size, image.size())?;
     let shrinking = match (args.shrink, args.force) {

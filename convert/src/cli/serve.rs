@@ -11,10 +11,10 @@ use rehost_nbd::{Export, Server};
 use serde::Serialize;
 
 use super::args::Serve;
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::open_image;
 use crate::interrupt;
-use crate::voice::{Voice, bytes};
+use crate::voice::bytes;
 
 /// How often it looks for an interruption, and for errors to tell.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ struct Serving<'a> {
 
 /// Runs the command: until it is interrupted.
 pub(super) fn run(args: &Serve) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
     let export = if args.overlay {
         let store = Arc::new(File::temporary(std::env::temp_dir())?);

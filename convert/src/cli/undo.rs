@@ -7,9 +7,9 @@ use rehost_block::journal::{Recovered, recover};
 use serde::Serialize;
 
 use super::args::Undo;
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::opener;
-use crate::voice::{Voice, bytes};
+use crate::voice::bytes;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -21,7 +21,7 @@ struct Undone<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &Undo) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let recovered = recover(&args.image, &opener(&args.allow_paths)?)?;
     voice.step(sentence(&recovered));
     if args.reporting.json {

@@ -6,15 +6,14 @@ use anyhow::Result;
 use rehost_runtime::Bus;
 
 use super::args::{BootBus, Booting as BootingArgs, Verify};
-use super::{Answer, loudness, output};
+use super::{Answer, output};
 use crate::guest::OpenedVm;
 use crate::interrupt;
 use crate::proof::{Booting, Serial, Through, prove};
-use crate::voice::Voice;
 
 /// Runs the command.
 pub(super) fn run(args: &Verify) -> Result<Answer> {
-    let voice = Voice::new(loudness(args.reporting.quiet));
+    let voice = args.reporting.voice();
     let opened = OpenedVm::open(&args.image, args.opening.format, &args.opening.allow_paths)?;
     let mut booting = booting(&args.booting)?;
     booting.bus = match args.bus {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rehost_block::{Disk, Error, Located, Result, Run, is_zero};
 use serde::Serialize;
 
+use super::CHUNK;
 use super::fill::Scratch;
+use super::job::in_parallel;
 use super::plan::{Chunk, Part};
-use super::{CHUNK, in_parallel};
 
 /// The answer of [`compare()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -124,10 +125,10 @@ impl Job<'_> {
         let b = gather(self.b, start, end)?;
         let found = match (all_zero(&a), all_zero(&b)) {
             (true, true) => None,
-            (true, false) => first_set(scratch.1.fill(&b)?),
-            (false, true) => first_set(scratch.0.fill(&a)?),
+            (true, false) => first_set(scratch.1.fill(&b, None)?),
+            (false, true) => first_set(scratch.0.fill(&a, None)?),
             (false, false) => {
-                let (a, b) = (scratch.0.fill(&a)?, scratch.1.fill(&b)?);
+                let (a, b) = (scratch.0.fill(&a, None)?, scratch.1.fill(&b, None)?);
                 if a == b {
                     None
                 } else {

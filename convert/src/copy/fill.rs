@@ -3,15 +3,18 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Error, Packed, Result, Run, Storage};
+use rehost_block::{Disk, Error, Packed, Result, Run, Storage};
 
 use super::plan::{Chunk, Part};
+use super::salvage::Losses;
 
 /// A worker's buffers.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     /// The chunk's guest bytes.
     plain: Vec<u8>,
+    /// The parent's bytes at the same place.
+    below: Vec<u8>,
     /// A compressed unit.
     packed: Vec<u8>,
     /// A decoded unit of which the chunk needs a part.
@@ -21,32 +24,74 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Reads and decodes the whole chunk.
+    /// Reads and decodes the whole chunk. What cannot be read is noted in `losses` and zeroes, if
+    /// there are any.
     ///
     /// # Errors
     /// As [`rehost_block::Storage::read_at`] and [`rehost_block::Codec::decode`].
-    pub(super) fn fill(&mut self, chunk: &Chunk) -> Result<&[u8]> {
+    pub(super) fn fill(&mut self, chunk: &Chunk, losses: Option<&Losses>) -> Result<&[u8]> {
         let mut plain = std::mem::take(&mut self.plain);
-        let filled = self.fill_parts(&chunk.parts, room(&mut plain, chunk.len)?);
+        let filled = room(&mut plain, chunk.len)
+            .and_then(|place| self.fill_parts(chunk.start, &chunk.parts, place, losses));
         self.plain = plain;
         filled?;
         room(&mut self.plain, chunk.len).map(|plain| &*plain)
     }
 
-    fn fill_parts(&mut self, parts: &[Part], mut rest: &mut [u8]) -> Result<()> {
+    /// The bytes of the parent below the chunk that was filled last, and that chunk's. A disk that
+    /// ends earlier goes on with zeroes.
+    ///
+    /// # Errors
+    /// As [`Disk::read_at`].
+    pub(super) fn beside(&mut self, chunk: &Chunk, parent: &dyn Disk) -> Result<(&[u8], &[u8])> {
+        let below = room(&mut self.below, chunk.len)?;
+        let there = length(parent.size().saturating_sub(chunk.start).min(chunk.len))?;
+        let (stored, past) = below.split_at_mut(there);
+        parent.read_at(stored, chunk.start)?;
+        past.fill(0);
+        let plain = room(&mut self.plain, chunk.len)?;
+        Ok((plain, below))
+    }
+
+    fn fill_parts(
+        &mut self,
+        start: u64,
+        parts: &[Part],
+        mut rest: &mut [u8],
+        losses: Option<&Losses>,
+    ) -> Result<()> {
+        let mut guest = start;
         for part in parts {
             let (place, tail) = length(part.len)
                 .ok()
                 .and_then(|len| rest.split_at_mut_checked(len))
                 .ok_or_else(|| Error::internal("the parts of a chunk are longer than it is"))?;
             match &part.run {
-                Run::At { storage, offset } => storage.read_at(place, *offset)?,
+                Run::At { storage, offset } => {
+                    if let Err(error) = storage.read_at(place, *offset) {
+                        match losses {
+                            Some(losses) => {
+                                losses.rescue(&**storage, place, *offset, guest, error)?;
+                            }
+                            None => return Err(error),
+                        }
+                    }
+                }
                 Run::Zero => place.fill(0),
-                Run::Packed(packed) => self.decode(packed, place)?,
+                Run::Packed(packed) => {
+                    if let Err(error) = self.decode(packed, place) {
+                        let Some(losses) = losses else {
+                            return Err(error);
+                        };
+                        place.fill(0);
+                        losses.note(guest, part.len, error)?;
+                    }
+                }
                 Run::Below | Run::End => {
                     return Err(Error::internal("an unresolved run reached the copy"));
                 }
             }
+            guest += part.len;
             rest = tail;
         }
         Ok(())

@@ -4,6 +4,8 @@ use std::num::NonZeroU64;
 
 use rehost_block::{Disk, Error, Located, Result, Run};
 
+use super::salvage::{BLIND, Losses};
+
 /// What comes next on the disk.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -33,10 +35,29 @@ pub(super) struct Part {
     pub(super) len: u64,
 }
 
-/// Walks a disk once from its start.
+/// What the planner looks at, and how.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scope<'a> {
+    /// The disk to copy.
+    pub(super) disk: &'a dyn Disk,
+    /// Where to begin: a multiple of `unit`, or the disk's end.
+    pub(super) start: u64,
+    /// Holes and chunks begin and end at multiples of it.
+    pub(super) unit: NonZeroU64,
+    /// About so many bytes are a chunk.
+    pub(super) chunk: u64,
+    /// The disk whose bytes shine through where nothing is put: zeroes over its data are no holes.
+    pub(super) parent: Option<&'a dyn Disk>,
+    /// Takes note of what the disk's tables do not tell, which then is zeroes.
+    pub(super) losses: Option<&'a Losses>,
+}
+
+/// Walks a disk once.
 #[derive(Debug)]
 pub(super) struct Planner<'a> {
     disk: &'a dyn Disk,
+    parent: Option<&'a dyn Disk>,
+    losses: Option<&'a Losses>,
     size: u64,
     unit: u64,
     chunk: u64,
@@ -47,18 +68,25 @@ pub(super) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Cuts at multiples of `unit`, into chunks of about `chunk` bytes.
-    pub(super) fn new(disk: &'a dyn Disk, unit: NonZeroU64, chunk: u64) -> Self {
-        let unit = unit.get();
+    /// Begins where `scope` says.
+    pub(super) fn new(scope: &Scope<'a>) -> Self {
+        let unit = scope.unit.get();
         Self {
-            disk,
-            size: disk.size(),
+            disk: scope.disk,
+            parent: scope.parent,
+            losses: scope.losses,
+            size: scope.disk.size(),
             unit,
-            chunk: chunk.next_multiple_of(unit),
-            at: 0,
+            chunk: scope.chunk.next_multiple_of(unit),
+            at: scope.start,
             run: None,
             number: 0,
         }
+    }
+
+    /// Guest bytes per chunk, but for those that end with a packed unit.
+    pub(super) const fn chunk(&self) -> u64 {
+        self.chunk
     }
 
     /// The next step; nothing at the end of the disk.
@@ -78,6 +106,7 @@ impl<'a> Planner<'a> {
             let (len, end) = (located.len, self.at + located.len);
             match located.run {
                 Run::Zero => {
+                    let end = self.clear_below(end)?;
                     let whole = self.whole_units(end).saturating_sub(self.at);
                     if parts.is_empty() && whole > 0 {
                         self.take(whole);
@@ -122,12 +151,34 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// How far up to `end` zeroes from here need not be put: all of it, but for where a parent has
+    /// something else.
+    fn clear_below(&self, end: u64) -> Result<u64> {
+        let Some(parent) = self.parent.filter(|parent| parent.size() > self.at) else {
+            return Ok(end);
+        };
+        let want = end.min(parent.size()) - self.at;
+        let below = parent.locate(self.at, want)?;
+        Ok(match below.run {
+            Run::Zero if self.at + below.len >= parent.size() => end,
+            Run::Zero => self.at + below.len,
+            _ => self.at,
+        })
+    }
+
     fn peek(&mut self) -> Result<Located> {
         if let Some(located) = &self.run {
             return Ok(located.clone());
         }
         let left = self.size - self.at;
-        let located = self.disk.locate(self.at, left)?;
+        let located = match (self.disk.locate(self.at, left), self.losses) {
+            (Err(error), Some(losses)) => {
+                let len = left.min(BLIND - self.at % BLIND);
+                losses.note(self.at, len, error)?;
+                Located::new(Run::Zero, len)
+            }
+            (located, _) => located?,
+        };
         if located.len == 0 || located.len > left {
             return Err(Error::internal("locate answered with an impossible length").at(self.at));
         }

@@ -3,11 +3,11 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use rehost_block::doubles::Faulty;
-use rehost_block::{Codec, Located, Memory, Packed, SameFolder, Storage};
+use rehost_block::{Codec, Located, Memory, Packed, Run, SameFolder, Storage};
 use rehost_image::{Format, Image, OneFile, TargetSpec, create};
 
 use super::*;

@@ -1,0 +1,73 @@
+//! `Parent`: an image that a target is to be the child of.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rehost_block::{Disk, Error, Result};
+use rehost_image::{Format, TargetBacking};
+
+use crate::guest::open_image;
+
+/// An opened image, and what its child is to call it.
+#[derive(Debug)]
+pub struct Parent {
+    disk: Arc<dyn Disk>,
+    backing: TargetBacking,
+    files: Vec<PathBuf>,
+}
+
+impl Parent {
+    /// Opens the image at `path` as the parent of the image that will be called `child`.
+    ///
+    /// # Errors
+    /// As [`open_image`].
+    pub fn open(
+        path: &Path,
+        format: Option<Format>,
+        child: &Path,
+        allow_paths: &[PathBuf],
+    ) -> Result<Self> {
+        let image = open_image(path, format, allow_paths)?;
+        let backing = image
+            .as_backing(name_for(path, child)?)
+            .ok_or_else(|| Error::internal("an image without layers"))?;
+        Ok(Self {
+            disk: image.disk(),
+            backing,
+            files: image.files().to_vec(),
+        })
+    }
+
+    /// What the guest would see of it.
+    #[must_use]
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// What the child must know.
+    #[must_use]
+    pub const fn backing(&self) -> &TargetBacking {
+        &self.backing
+    }
+
+    /// The files it is made of, which the child may not replace.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+/// The bare name of a parent in the child's own folder, so that both can be moved together; the full
+/// path of any other.
+fn name_for(parent: &Path, child: &Path) -> Result<PathBuf> {
+    let real = |path: &Path| {
+        path.canonicalize()
+            .map_err(|error| Error::io("cannot open", error).in_file(path))
+    };
+    let path = real(parent)?;
+    let folder = real(crate::unfinished::folder_of(child))?;
+    Ok(match (path.parent(), path.file_name()) {
+        (Some(home), Some(name)) if home == folder => PathBuf::from(name),
+        _ => path,
+    })
+}
