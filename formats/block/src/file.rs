@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::disk::amount;
 use crate::storage::fill_holes;
+use crate::writeout::WriteOut;
 use crate::{Error, Presence, Result, Storage, StorageMut};
 
 /// Zeroes written at a time where a hole cannot be punched.
@@ -30,6 +31,8 @@ pub struct File {
     /// The last stretch of data that was found, where nobody writes: finding its end makes the file
     /// system walk all of it (tmpfs page by page), which a copy would ask for at every step.
     known_data: Option<Mutex<Range<u64>>>,
+    /// For what is made to last: temporary files may well end before the kernel writes them.
+    write_out: Option<WriteOut>,
 }
 
 impl File {
@@ -61,7 +64,9 @@ impl File {
             .create_new(true)
             .open(path)
             .map_err(|error| Error::io("cannot create", error).in_file(path))?;
-        Self::from_file(file, path)
+        let mut made = Self::from_file(file, path)?;
+        made.write_out = Some(WriteOut::default());
+        Ok(made)
     }
 
     /// Opens an existing file or device for reading and writing.
@@ -75,7 +80,9 @@ impl File {
             .write(true)
             .open(path)
             .map_err(|error| Error::io("cannot open for writing", error).in_file(path))?;
-        Self::from_file(file, path)
+        let mut made = Self::from_file(file, path)?;
+        made.write_out = Some(WriteOut::default());
+        Ok(made)
     }
 
     /// An unlinked temporary file in `folder`: space for an overlay that ends with the process.
@@ -106,6 +113,7 @@ impl File {
             size,
             sparse: kind.is_file(),
             known_data: None,
+            write_out: None,
         })
     }
 
@@ -199,7 +207,11 @@ impl StorageMut for File {
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.file
             .write_all_at(data, offset)
-            .map_err(|error| self.failed("cannot write", offset, error))
+            .map_err(|error| self.failed("cannot write", offset, error))?;
+        if let Some(write_out) = &self.write_out {
+            write_out.written(&self.file, offset.saturating_add(amount(data.len())));
+        }
+        Ok(())
     }
 
     fn set_size(&self, size: u64) -> Result<()> {

@@ -30,6 +30,7 @@ mod opener;
 mod overlay;
 mod storage;
 mod window;
+mod writeout;
 
 pub use chain::Chain;
 pub use disk::{Codec, Disk, DiskMut, Layer, Located, Packed, Run, StorageDisk};
