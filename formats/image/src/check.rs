@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::in_place::{EditFiles, Editing};
 use crate::layer::Opening;
-use crate::{Format, raw, vdi, vhd, vhdx};
+use crate::{Format, raw, vdi, vhd, vhdx, vmdk};
 
 /// Findings kept in a [`Check`]; further ones are counted only.
 const MOST_FINDINGS: usize = 1000;
@@ -131,6 +131,7 @@ pub fn check(
         Format::Vhd => vhd::check(&opening),
         Format::Vhdx => vhdx::check(&opening),
         Format::Vdi => vdi::check(&opening),
+        Format::Vmdk => vmdk::check(&opening),
         _ => Err(Error::unsupported(format!(
             "{format} images cannot be checked"
         ))),
@@ -155,5 +156,9 @@ pub fn repair(
         opener,
         files,
     };
-    Err(editing.refused(format, "repaired"))
+    match format {
+        Format::Vmdk => vmdk::repair(&editing),
+        _ => Err(editing.refused(format, "repaired")),
+    }
+    .map_err(|error| error.in_file(&path))
 }

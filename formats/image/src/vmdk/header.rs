@@ -3,8 +3,8 @@
 //! VMware "Virtual Disk Format 5.0", "Hosted Sparse Extents", `SparseExtentHeader`. Versions 1 to 3
 //! (2: zeroed grains; 3: streamOptimized, and extents with changed block tracking).
 //!
-//! Leaves out on purpose: the redundant grain directory. It repeats the first one, and which of two
-//! contradicting directories is right is a question for repair.
+//! The redundant grain directory is named for checks and writers. It repeats the first one, and which
+//! of two contradicting directories is right is no question for a reader.
 
 use std::num::NonZeroU64;
 
@@ -37,6 +37,9 @@ const FLAG_ZEROED_GRAINS: u32 = 1 << 2;
 const FLAG_COMPRESSED: u32 = 1 << 16;
 /// Grains and metadata are preceded by markers.
 const FLAG_MARKERS: u32 = 1 << 17;
+
+/// Where `uncleanShutdown` is.
+pub(super) const UNCLEAN: usize = 72;
 
 /// `compressAlgorithm` 1: RFC 1950 (zlib) streams, which the specification calls deflate.
 const COMPRESSION_DEFLATE: u16 = 1;
@@ -97,6 +100,10 @@ pub(super) struct Header {
     pub(super) gd: Option<u64>,
     /// Its entries.
     pub(super) gd_entries: u64,
+    /// Where the redundant grain directory is, where the header says that there is one.
+    pub(super) rgd: Option<u64>,
+    /// Whether whoever wrote last did not close the file (or has it open).
+    pub(super) unclean: bool,
     /// Where the embedded descriptor is and how long, where there is one.
     pub(super) descriptor: Option<(u64, u64)>,
     /// How grains are stored.
@@ -166,6 +173,12 @@ impl Header {
                 _ => Some(sectors(&fields, 56, "grain directory offset")?),
             },
             gd_entries,
+            rgd: match fields.u64_le(48)? {
+                0 => None,
+                _ if flags & FLAG_REDUNDANT == 0 => None,
+                _ => Some(sectors(&fields, 48, "redundant grain directory offset")?),
+            },
+            unclean: fields.u8(UNCLEAN)? != 0,
             descriptor: descriptor(&fields, file_size)?,
             grains: grains(&fields, flags, grain)?,
             zeroed_grains: flags & FLAG_ZEROED_GRAINS != 0,

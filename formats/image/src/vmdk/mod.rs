@@ -12,13 +12,17 @@
 //! (nothing public says what is in it), vSAN objects, compressed grains without markers, and an
 //! extent file opened without its descriptor.
 
+mod audit;
+mod check;
 mod codec;
 mod cowd;
 mod create;
 mod descriptor;
+mod entries;
 mod flat_target;
 mod header;
 mod layer;
+mod members;
 mod open;
 mod se_sparse;
 mod sparse;
@@ -27,6 +31,7 @@ mod sparse_target;
 mod stream_target;
 mod text;
 
+pub(crate) use check::{check, repair};
 pub(crate) use create::create;
 pub(crate) use open::open;
 

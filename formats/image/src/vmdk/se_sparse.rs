@@ -111,6 +111,8 @@ pub(super) fn header(storage: &dyn Storage) -> Result<Header> {
         gtes_per_gt: GTES_PER_GT,
         gd: Some(gd),
         gd_entries,
+        rgd: None,
+        unclean: false,
         descriptor: None,
         grains: Grains::Plain,
         zeroed_grains: false,

@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rehost_block::{Codec, Error, Fields, Located, Packed, Result, Run, Storage};
 
 use super::codec::Zlib;
-use super::header::{Entries, Grains, HEADER_LEN, Header, STRUCTURE};
-use super::{SECTOR, amount, cowd, length, se_sparse};
+use super::entries::Grain;
+use super::header::{Grains, HEADER_LEN, Header, STRUCTURE};
+use super::{SECTOR, amount, cowd, entries, length, se_sparse};
 
 /// Memory for grain tables per extent: those of 32 GiB of a hosted disk.
 const KEPT_BYTES: u64 = 4 << 20;
@@ -35,15 +36,6 @@ pub(super) enum Absent {
     Zero,
     /// The parent's business.
     Below,
-}
-
-/// What a grain table says of one grain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Grain {
-    Absent,
-    Zero,
-    /// Stored at this byte of the file.
-    Stored(u64),
 }
 
 /// An opened sparse extent.
@@ -102,14 +94,11 @@ impl SparseExtent {
         // Its length was compared with the file's by the header.
         let mut bytes = vec![0; length(header.gd_len())?];
         storage.read_at(&mut bytes, gd)?;
-        let directory = entries(header.entries, &bytes)
+        let directory = entries::parse(header.entries, &bytes)
             .zip((gd..).step_by(length(header.entries.len())?))
-            .map(|(entry, at)| match header.entries {
-                Entries::Sectors => u32::try_from(entry)
-                    .map_err(|_| Error::internal("an entry of more than 32 bits")),
-                Entries::Indexes { .. } => {
-                    se_sparse::table(entry).map_err(|error| error.at(at).in_file(storage.name()))
-                }
+            .map(|(entry, at)| {
+                entries::table(header.entries, entry)
+                    .map_err(|error| error.at(at).in_file(storage.name()))
             })
             .collect::<Result<_>>()?;
         let fit = KEPT_BYTES / header.gtes_per_gt / 8;
@@ -290,13 +279,7 @@ impl SparseExtent {
         match &*kept {
             Some(kept) if kept.index == number => Ok(Arc::clone(&kept.table)),
             _ => {
-                let at = match self.header.entries {
-                    Entries::Sectors => u64::from(sector).saturating_mul(SECTOR),
-                    Entries::Indexes { tables, .. } => u64::from(sector)
-                        .saturating_sub(1)
-                        .saturating_mul(self.header.gt_len())
-                        .saturating_add(tables),
-                };
+                let at = entries::table_at(&self.header, sector).unwrap_or(0);
                 let table = Arc::new(self.read_table(at)?);
                 *kept = Some(Kept {
                     index: number,
@@ -316,7 +299,7 @@ impl SparseExtent {
         self.check_overlap(TABLE, at, len)?;
         let mut bytes = vec![0; length(len)?];
         self.storage.read_at(&mut bytes, at)?;
-        Ok(entries(self.header.entries, &bytes).collect())
+        Ok(entries::parse(self.header.entries, &bytes).collect())
     }
 
     /// What the table that covers it says of grain `index`.
@@ -326,27 +309,17 @@ impl SparseExtent {
             .and_then(|nth| table.get(nth))
             .copied()
             .unwrap_or(0);
-        let at = match self.header.entries {
-            Entries::Sectors => match entry {
-                0 => return Ok(Grain::Absent),
-                1 if self.header.zeroed_grains => return Ok(Grain::Zero),
-                sector => sector.saturating_mul(SECTOR),
-            },
-            Entries::Indexes { grains, .. } => match se_sparse::grain(entry) {
-                Some(se_sparse::Entry::Absent) => return Ok(Grain::Absent),
-                Some(se_sparse::Entry::Zero) => return Ok(Grain::Zero),
-                Some(se_sparse::Entry::Stored(number)) => {
-                    grains.saturating_add(number.saturating_mul(self.header.grain.get()))
-                }
-                None => {
-                    return Err(
-                        Error::corrupt(format!("entry of grain {index} is not known"))
-                            .in_structure("grain table")
-                            .in_file(self.storage.name())
-                            .mismatch("type 0 to 3", format!("{entry:#018x}")),
-                    );
-                }
-            },
+        let at = match entries::grain(&self.header, entry) {
+            Some(Grain::Stored(at)) => at,
+            Some(grain) => return Ok(grain),
+            None => {
+                return Err(
+                    Error::corrupt(format!("entry of grain {index} is not known"))
+                        .in_structure("grain table")
+                        .in_file(self.storage.name())
+                        .mismatch("type 0 to 3", format!("{entry:#018x}")),
+                );
+            }
         };
         let len = match self.header.grains {
             Grains::Plain => self.header.grain.get(),
@@ -378,20 +351,6 @@ impl SparseExtent {
             }
         }
         Ok(())
-    }
-}
-
-/// Directory or table entries from their bytes.
-fn entries(kind: Entries, bytes: &[u8]) -> Box<dyn Iterator<Item = u64> + '_> {
-    match kind {
-        Entries::Sectors => {
-            let (words, _) = bytes.as_chunks::<4>();
-            Box::new(words.iter().map(|word| u32::from_le_bytes(*word).into()))
-        }
-        Entries::Indexes { .. } => {
-            let (words, _) = bytes.as_chunks::<8>();
-            Box::new(words.iter().map(|word| u64::from_le_bytes(*word)))
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! VMDK against foreign judges: qemu-img and qemu-io make, check and compare the images.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checking;
 mod corpora;
 mod corruption;
 mod esx;
