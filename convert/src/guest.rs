@@ -99,6 +99,10 @@ impl Opener for Settled {
         settled(&opened.path)?;
         Ok(opened)
     }
+
+    fn folders(&self) -> &[PathBuf] {
+        self.0.folders()
+    }
 }
 
 /// How the format of `layer` is known, when nobody named it.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use rehost_block::{Disk, Error, Result};
-use rehost_image::{Compression, Format, TargetOptions, VmdkKind, Written};
+use rehost_image::{Compression, Format, TargetOptions, VmdkKind, Wrapper, Written};
 use serde::Serialize;
 
 pub(crate) use ground::spare_sources;
@@ -136,7 +136,12 @@ impl Progress for Bar {
 /// # Errors
 /// Usage when its suffix is none that is known.
 pub fn format_of_name(name: &Path) -> Result<Format> {
-    let suffix = name.extension().and_then(|suffix| suffix.to_str());
+    // What is wrapped is said by the suffix before the wrapper's.
+    let inner = match Wrapper::of_name(name) {
+        Some(_) => Path::new(name.file_stem().unwrap_or_default()),
+        None => name,
+    };
+    let suffix = inner.extension().and_then(|suffix| suffix.to_str());
     suffix
         .and_then(|suffix| suffix.parse().ok())
         .ok_or_else(|| {

@@ -152,6 +152,7 @@ fn options(args: &args::Writing, target: &Path) -> Result<TargetOptions> {
         None => format_of_name(target)?,
     };
     let mut options = default_options(format, args.compress)?;
+    options.wrap_by_name(target)?;
     for words in &args.options {
         options.parse(words)?;
     }

@@ -1,7 +1,7 @@
 //! `rehost info`: what an image is, and the files it is made of.
 
 use anyhow::Result;
-use rehost_image::{Image, LayerDescription};
+use rehost_image::{Access, Image, LayerDescription};
 use serde::Serialize;
 
 use super::args::ImageCommand;
@@ -37,7 +37,19 @@ fn print(image: &Image) -> Result<()> {
         }
         output::line(format_args!("image:        {}", layer.path.display()))?;
         let how = evidence(layer).map_or(String::new(), |how| format!(" ({how})"));
-        output::line(format_args!("format:       {}{how}", layer.format))?;
+        let wrapper = layer.wrapper.as_ref();
+        let outer = wrapper.map_or(String::new(), |found| format!("{} > ", found.wrapper));
+        output::line(format_args!("format:       {outer}{}{how}", layer.format))?;
+        if let Some(found) = wrapper {
+            let access = match &found.access {
+                Access::Index { pieces } => format!("by its index of {pieces} pieces"),
+                Access::TemporaryFile { folder } => format!(
+                    "unpacked as a whole into a temporary file in {}",
+                    folder.display()
+                ),
+            };
+            output::line(format_args!("wrapper:      read {access}"))?;
+        }
         output::line(format_args!(
             "virtual size: {} ({} bytes)",
             bytes(layer.virtual_size),

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::in_place::{EditFiles, Editing};
 use crate::layer::Opening;
+use crate::wrapper::{self, Unpacking};
 use crate::{Format, raw, vdi, vhd, vhdx, vmdk};
 
 /// Findings kept in a [`Check`]; further ones are counted only.
@@ -121,6 +122,10 @@ pub fn check(
     storage: Arc<dyn Storage>,
     opener: &dyn Opener,
 ) -> Result<Check> {
+    let storage = match wrapper::find(path, &*storage, Some(format))? {
+        None => storage,
+        Some(wrapper) => wrapper::unwrap(storage, wrapper, &Unpacking::from_environment()?)?.0,
+    };
     let opening = Opening {
         path,
         storage,
@@ -150,6 +155,7 @@ pub fn repair(
     opener: &dyn Opener,
     files: &dyn EditFiles,
 ) -> Result<Check> {
+    wrapper::refuse(&path, &*storage)?;
     let editing = Editing {
         path: &path,
         storage,

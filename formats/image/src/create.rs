@@ -1,6 +1,6 @@
 //! `create`: from what is wanted ([`TargetSpec`]) to an empty [`Target`] of that format.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Error, Result, StorageMut};
@@ -41,17 +41,21 @@ pub struct TargetSpec {
 }
 
 impl TargetSpec {
-    /// An uncompressed image of `format` with `size` guest bytes, to be called `name`.
+    /// An uncompressed image of `format` with `size` guest bytes, to be called `name`. A raw one is
+    /// wrapped where the suffix of its name is that of a wrapper.
     ///
     /// # Errors
-    /// Usage for a format that is not written.
+    /// Usage for a format that is not written, or not wrapped as the name says.
     pub fn new(format: Format, size: u64, name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        let mut options = TargetOptions::new(format)?;
+        options.wrap_by_name(Path::new(&name))?;
         Ok(Self {
             size,
-            name: name.into(),
+            name,
             compression: None,
             backing: None,
-            options: TargetOptions::new(format)?,
+            options,
         })
     }
 

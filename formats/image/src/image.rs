@@ -13,7 +13,7 @@ use rehost_block::{Chain, Disk, Error, File, Opener, Result, Storage, StorageDis
 
 use crate::details::Details;
 use crate::layer::{LayerDescription, OpenedLayer, Opening};
-use crate::wrapper::{Unpacking, Wrapper, Wrapping, unwrap};
+use crate::wrapper::{Unpacking, Wrapping, find, unwrap};
 use crate::{Format, parallels, qcow, qcow2, qed, vdi, vhd, vhdx, vmdk};
 
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
@@ -39,7 +39,7 @@ impl Image {
         format: Option<Format>,
         opener: &dyn Opener,
     ) -> Result<Self> {
-        Self::open_with(path, format, opener, &Unpacking::default())
+        Self::open_any(path.as_ref(), format, opener, None)
     }
 
     /// As [`Image::open`], with what may be spent on wrapped files.
@@ -52,7 +52,15 @@ impl Image {
         opener: &dyn Opener,
         unpacking: &Unpacking,
     ) -> Result<Self> {
-        let path = path.as_ref();
+        Self::open_any(path.as_ref(), format, opener, Some(unpacking))
+    }
+
+    fn open_any(
+        path: &Path,
+        format: Option<Format>,
+        opener: &dyn Opener,
+        unpacking: Option<&Unpacking>,
+    ) -> Result<Self> {
         // A Parallels disk is a folder, which its descriptor stands for.
         let descriptor = path.join(parallels::DESCRIPTOR);
         let path = if path.is_dir() && descriptor.is_file() {
@@ -64,7 +72,7 @@ impl Image {
         let path = path
             .canonicalize()
             .map_err(|error| Error::io("cannot open", error).in_file(path))?;
-        Self::from_storage_with(path, storage, format, opener, unpacking)
+        Self::from_any(path, storage, format, opener, unpacking)
     }
 
     /// As [`Image::open`], for an image whose bytes are at hand under the name `path`.
@@ -77,7 +85,7 @@ impl Image {
         format: Option<Format>,
         opener: &dyn Opener,
     ) -> Result<Self> {
-        Self::from_storage_with(path, storage, format, opener, &Unpacking::default())
+        Self::from_any(path, storage, format, opener, None)
     }
 
     /// As [`Image::from_storage`], with what may be spent on wrapped files.
@@ -90,6 +98,16 @@ impl Image {
         format: Option<Format>,
         opener: &dyn Opener,
         unpacking: &Unpacking,
+    ) -> Result<Self> {
+        Self::from_any(path, storage, format, opener, Some(unpacking))
+    }
+
+    fn from_any(
+        path: PathBuf,
+        storage: Arc<dyn Storage>,
+        format: Option<Format>,
+        opener: &dyn Opener,
+        unpacking: Option<&Unpacking>,
     ) -> Result<Self> {
         let mut chain = Vec::new();
         let mut layers: Vec<LayerDescription> = Vec::new();
@@ -192,23 +210,25 @@ impl Image {
     }
 }
 
-/// The image inside a wrapped file. A file that is said to be raw may begin with anything: it is
-/// wrapped only if its name says so too.
+/// The image inside a wrapped file.
 fn peel(
     path: &Path,
     storage: Arc<dyn Storage>,
     named: Option<Format>,
-    unpacking: &Unpacking,
+    unpacking: Option<&Unpacking>,
 ) -> Result<(Arc<dyn Storage>, Option<Wrapping>)> {
-    let found = Wrapper::sniff(&*storage)?
-        .filter(|found| named != Some(Format::Raw) || Wrapper::of_name(path) == Some(*found));
-    match found {
-        None => Ok((storage, None)),
-        Some(wrapper) => {
-            let (plain, wrapping) = unwrap(storage, wrapper, unpacking)?;
-            Ok((plain, Some(wrapping)))
-        }
-    }
+    let Some(wrapper) = find(path, &*storage, named)? else {
+        return Ok((storage, None));
+    };
+    let environment = match unpacking {
+        Some(_) => None,
+        None => Some(Unpacking::from_environment()?),
+    };
+    let unpacking = unpacking
+        .or(environment.as_ref())
+        .ok_or_else(|| Error::internal("no limits for a wrapped file"))?;
+    let (plain, wrapping) = unwrap(storage, wrapper, unpacking)?;
+    Ok((plain, Some(wrapping)))
 }
 
 fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Opener, Result, StorageMut};
 
 use crate::create::TargetBacking;
-use crate::{Format, Image, raw};
+use crate::{Format, Image, raw, wrapper};
 
 /// Opens the further files of an image (extents, a data file) for writing. The path has passed the
 /// [`Opener`] before.
@@ -111,6 +111,7 @@ pub fn edit(
     opener: &dyn Opener,
     files: &dyn EditFiles,
 ) -> Result<Box<dyn LayerMut>> {
+    wrapper::refuse(&path, &*storage)?;
     let editing = Editing {
         path: &path,
         storage,

@@ -51,7 +51,7 @@ pub use layer::{Backing, LayerDescription};
 pub use options::{
     Adapter, Compat, Compression, OptionDescription, Preallocation, Qcow2Options, RawOptions,
     TargetOptions, VdiKind, VdiOptions, VhdKind, VhdOptions, VhdxOptions, VhdxSubformat, VmdkKind,
-    VmdkOptions, parse_size,
+    VmdkOptions, Wrap, parse_size,
 };
 pub use target::{OneFile, Order, Payload, Placed, Target, TargetFiles, Written};
-pub use wrapper::{Access, Unpacking, Wrap, Wrapper, Wrapping, unwrap, wrap};
+pub use wrapper::{Access, Unpacking, Wrapper, Wrapping, unwrap, wrap};

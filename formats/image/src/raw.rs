@@ -17,6 +17,7 @@ use crate::create::TargetSpec;
 use crate::layer::Opening;
 use crate::options::{Preallocation, RawOptions};
 use crate::target::{Order, Payload, Placed, Target, Written, empty};
+use crate::wrapper::wrap;
 
 pub(crate) use edit::edit;
 
@@ -60,6 +61,13 @@ pub(crate) fn create(
 ) -> Result<Box<dyn Target>> {
     spec.refuse_compression("raw images")?;
     spec.refuse_backing("raw images")?;
+    if let Some(kind) = options.wrap {
+        if options.preallocation != Preallocation::Off {
+            return Err(Error::usage("a wrapped image takes no room at once")
+                .hint("leave preallocation or the wrapper out"));
+        }
+        return wrap(storage, spec.size, kind);
+    }
     let mut target = RawTarget::create(storage, spec.size)?;
     target.preallocation = options.preallocation;
     Ok(Box::new(target))

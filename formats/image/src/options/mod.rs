@@ -11,6 +11,9 @@ mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
+mod wrap;
+
+use std::path::Path;
 
 use rehost_block::{Error, Result};
 use serde::Serialize;
@@ -22,6 +25,7 @@ pub use vdi::{VdiKind, VdiOptions};
 pub use vhd::{VhdKind, VhdOptions};
 pub use vhdx::{VhdxOptions, VhdxSubformat};
 pub use vmdk::{Adapter, VmdkKind, VmdkOptions};
+pub use wrap::Wrap;
 
 use crate::Format;
 
@@ -91,6 +95,26 @@ impl TargetOptions {
                 );
             }
         })
+    }
+
+    /// Asks for the wrapper that the suffix of a target's name stands for: `disk.raw.gz`.
+    ///
+    /// # Errors
+    /// Usage for a wrapper or a format inside one that is not written.
+    pub fn wrap_by_name(&mut self, name: &Path) -> Result<()> {
+        let Some(wrap) = Wrap::of_name(name)? else {
+            return Ok(());
+        };
+        if let Self::Raw(options) = self {
+            options.wrap = Some(wrap);
+            return Ok(());
+        }
+        Err(Error::usage(format!(
+            "{} images are not written in {wrap}, which the suffix asks for",
+            self.format()
+        ))
+        .in_file(name)
+        .hint("choose another name, or write a raw image"))
     }
 
     /// The format they belong to.

@@ -27,8 +27,10 @@ use std::sync::Arc;
 use rehost_block::{Error, Result, Storage};
 use serde::Serialize;
 
+use crate::Format;
+use crate::options::parse_size;
 use pieces::Pieces;
-pub use target::{Wrap, wrap};
+pub use target::wrap;
 
 /// Plain bytes of a piece at most, so that a few of them fit into memory. Ours: the blocks of `xz -6`
 /// have 24 MiB.
@@ -36,6 +38,9 @@ const MAX_PIECE: u64 = 32 << 20;
 
 /// Pieces of one file that are kept account of (64 MiB). Ours: as BGZF they are 256 GiB.
 const MAX_PIECES: usize = 4 << 20;
+
+/// The variable that has the limit of [`Unpacking`].
+const LIMIT: &str = "REHOST_UNPACK_LIMIT";
 
 /// What an image can be wrapped in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -179,15 +184,56 @@ impl Unpacking {
     pub const MOST: u64 = 4 << 40;
 }
 
-impl Default for Unpacking {
-    /// [`Unpacking::MOST`], in `$TMPDIR` or else `/var/tmp`, which is on a disk where `/tmp` may not
+impl Unpacking {
+    /// What the environment says: `$REHOST_UNPACK_LIMIT`, a size like `8T`, or else
+    /// [`Unpacking::MOST`]; and `$TMPDIR` or else `/var/tmp`, which is on a disk where `/tmp` may not
     /// be.
-    fn default() -> Self {
-        Self {
-            most: Self::MOST,
+    ///
+    /// # Errors
+    /// Usage when the limit is no size.
+    pub fn from_environment() -> Result<Self> {
+        let most = match std::env::var(LIMIT) {
+            Err(_) => Self::MOST,
+            Ok(text) => parse_size(&text).ok_or_else(|| {
+                Error::usage(format!("{LIMIT} is {text:?}, which is no size"))
+                    .hint("sizes are like 512M, 8T")
+            })?,
+        };
+        Ok(Self {
+            most,
             folder: std::env::var_os("TMPDIR")
                 .map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from),
-        }
+        })
+    }
+}
+
+/// The wrapper of the file `path`, whose format was given as `named`. A file that is said to be raw
+/// may begin with anything: it is wrapped only if its name says so too.
+///
+/// # Errors
+/// Io when its first bytes cannot be read.
+pub(crate) fn find(
+    path: &Path,
+    storage: &dyn Storage,
+    named: Option<Format>,
+) -> Result<Option<Wrapper>> {
+    let said = Wrapper::of_name(path);
+    let found = Wrapper::sniff(storage)?;
+    Ok(found.filter(|found| named != Some(Format::Raw) || said == Some(*found)))
+}
+
+/// Refuses to change a wrapped file in place.
+///
+/// # Errors
+/// Unsupported when it is one.
+pub(crate) fn refuse(path: &Path, storage: &dyn Storage) -> Result<()> {
+    match Wrapper::sniff(storage)? {
+        None => Ok(()),
+        Some(wrapper) => Err(Error::unsupported(format!(
+            "is wrapped in {wrapper}, and cannot be changed in place"
+        ))
+        .in_file(path)
+        .hint("convert it into a new image first")),
     }
 }
 

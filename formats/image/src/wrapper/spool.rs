@@ -97,7 +97,7 @@ fn decode(
         if end > unpacking.most {
             return Err(Error::unsupported("wrapped image is larger than allowed")
                 .mismatch(format!("at most {} bytes", unpacking.most), "more")
-                .hint("allow more with --unpack-limit SIZE"));
+                .hint("allow more: set REHOST_UNPACK_LIMIT to a size"));
         }
         store(file, part, at)?;
         at = end;

@@ -8,15 +8,13 @@
 //! Until it is published the file begins with bytes that are of no wrapper.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::num::NonZeroU64;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rehost_block::{Error, Result, StorageMut};
-use serde::Serialize;
 
 use super::seekable::{SEEKABLE, SKIPPABLE};
+use crate::options::Wrap;
 use crate::target::{Order, Payload, Target, Written, empty};
 
 /// Plain bytes per piece.
@@ -25,56 +23,6 @@ const UNIT: NonZeroU64 = NonZeroU64::new(1 << 20).unwrap();
 /// Bytes of a member's header, and where in it its length is.
 const GZIP_HEAD: usize = 20;
 const GZIP_LEN: usize = 16;
-
-/// What a target is wrapped in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wrap {
-    /// gzip, level 1 (fast) to 12 (small).
-    Gzip(u8),
-    /// Zstandard, level 1 (fast) to 22 (small).
-    Zstd(u8),
-}
-
-impl FromStr for Wrap {
-    type Err = Error;
-
-    /// `gz`, `zst`, or either with `:LEVEL`.
-    fn from_str(text: &str) -> Result<Self> {
-        let (name, level) = match text.split_once(':') {
-            Some((name, level)) => (name, Some(level)),
-            None => (text, None),
-        };
-        let level = |default: u8, most: u8| match level {
-            None => Ok(default),
-            Some(level) => level
-                .parse()
-                .ok()
-                .filter(|level| (1..=most).contains(level))
-                .ok_or_else(|| {
-                    Error::usage(format!("{name} has no level {level:?}"))
-                        .hint(format!("levels go from 1 (fast) to {most} (small)"))
-                }),
-        };
-        match name.to_ascii_lowercase().as_str() {
-            "gz" | "gzip" => level(6, 12).map(Self::Gzip),
-            "zst" | "zstd" => level(3, 22).map(Self::Zstd),
-            _ => Err(
-                Error::usage(format!("{name:?} is no wrapper that is written"))
-                    .hint("wrappers that are written: gz, zst"),
-            ),
-        }
-    }
-}
-
-impl fmt::Display for Wrap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gzip(_) => "gzip",
-            Self::Zstd(_) => "zstd",
-        })
-    }
-}
 
 /// A wrapped raw image being written.
 #[derive(Debug)]

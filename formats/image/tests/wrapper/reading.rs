@@ -145,7 +145,7 @@ fn zeroes_take_no_room_and_the_limit_is_kept() {
     );
     let error = open(&folder.path().join("y.gz")).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.to_string().contains("--unpack-limit"), "{error}");
+    assert!(error.to_string().contains("REHOST_UNPACK_LIMIT"), "{error}");
 }
 
 #[test]

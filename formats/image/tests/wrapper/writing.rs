@@ -87,3 +87,30 @@ proptest! {
         prop_assert!(read_all(&*image.disk(), 100_000) == disk);
     }
 }
+
+#[test]
+fn a_raw_target_is_wrapped_by_its_name_or_its_option() {
+    use rehost_image::{Format, TargetOptions, TargetSpec};
+    let wrap_of = |spec: &TargetSpec| match &spec.options {
+        TargetOptions::Raw(options) => options.wrap,
+        other => panic!("{other:?}"),
+    };
+    for (name, expected) in [
+        ("disk.raw", None),
+        ("disk.raw.gz", Some(Wrap::Gzip(6))),
+        ("disk.img.zst", Some(Wrap::Zstd(3))),
+    ] {
+        let mut spec = TargetSpec::new(Format::Raw, 512, name).unwrap();
+        assert_eq!(wrap_of(&spec), expected, "{name}");
+        spec.options.parse("wrap=zst:9").unwrap();
+        assert_eq!(wrap_of(&spec), Some(Wrap::Zstd(9)));
+        spec.options.parse("wrap=none").unwrap();
+        assert_eq!(wrap_of(&spec), None);
+        spec.options.parse("wrap=xz").unwrap_err();
+    }
+    for (format, name) in [(Format::Raw, "a.raw.xz"), (Format::Qcow2, "a.qcow2.gz")] {
+        let error = TargetSpec::new(format, 512, name).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.to_string().contains("written"), "{error}");
+    }
+}
