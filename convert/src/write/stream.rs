@@ -33,6 +33,10 @@ pub fn is_stream(name: &Path) -> bool {
 /// Begins an image as `spec` asks for on the stream `name`.
 pub(super) fn begin(name: &Path, spec: &TargetSpec) -> Result<Box<dyn Target>> {
     match &spec.options {
+        // What ends a wrapped image is not known before all of it went through.
+        TargetOptions::Raw(options) if options.wrap.is_some() => {
+            Err(refused(name, "a wrapped image"))
+        }
         TargetOptions::Raw(_) if spec.compression.is_none() => Ok(Box::new(RawStream {
             storage: open(name)?,
             size: spec.size,
