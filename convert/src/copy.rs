@@ -9,9 +9,11 @@
 //! On the way the copy can be slowed down ([`Rate`]), checksummed ([`Leaves`]), made to survive
 //! damage of the source ([`Losses`]) and its own death ([`Journal`]).
 //!
-//! Leaves out on purpose: publishing the target, which is the caller's decision, and
-//! `copy_file_range`: it cannot see zeroes, and on file systems without reflinks it was no faster
-//! than buffers that stay in the processor's cache.
+//! Runs that lie aligned in both files are shared instead, where the file system can (`share.rs`).
+//! Where it cannot, the kernel is not asked to copy either unless that is wished: it cannot see
+//! zeroes, and was no faster than buffers that stay in the processor's cache.
+//!
+//! Leaves out on purpose: publishing the target, which is the caller's decision.
 
 mod compare;
 mod fill;
@@ -20,6 +22,7 @@ mod map;
 mod plan;
 mod rate;
 mod salvage;
+mod share;
 mod stretch;
 mod turn;
 
@@ -35,10 +38,12 @@ pub use compare::{Comparison, compare};
 pub use map::{Extent, Kind, Map, map};
 pub use rate::Rate;
 pub use salvage::{Losses, Lost};
+pub use share::Sharing;
 
 use crate::checksum::{LEAF, Leaves};
 use crate::resume::Journal;
 use job::{Job, in_parallel};
+use share::Sharer;
 
 /// Guest bytes per chunk: small enough for the processor's cache, large enough that a system call
 /// costs nothing against it.
@@ -64,6 +69,9 @@ pub struct CopyOptions<'a> {
     pub threads: NonZeroUsize,
     /// Who is told how far it is.
     pub progress: Option<&'a dyn Progress>,
+    /// Whether blocks of the source's files may become the target's. They may not where the copy has
+    /// to look at every byte: for checksums, a parent, salvage or a journal.
+    pub sharing: Sharing,
     /// Set by somebody else (a signal handler) to end the copy early.
     pub cancel: Option<&'a AtomicBool>,
     /// How fast the source may be read.
@@ -83,6 +91,7 @@ impl Default for CopyOptions<'_> {
         Self {
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             progress: None,
+            sharing: Sharing::default(),
             cancel: None,
             rate: None,
             parent: None,
@@ -104,6 +113,15 @@ impl CopyOptions<'_> {
         }
     }
 
+    /// Whether blocks may be shared, whatever else is wished.
+    fn sharing(&self) -> Sharing {
+        let looks = self.checksum.is_some()
+            || self.parent.is_some()
+            || self.losses.is_some()
+            || self.journal.is_some();
+        if looks { Sharing::Never } else { self.sharing }
+    }
+
     /// Where holes and chunks begin and end: at whole units, and at whole leaves of the checksum.
     fn granularity(&self, unit: NonZeroU64) -> NonZeroU64 {
         let leaf = NonZeroU64::new(LEAF).filter(|_| self.checksum.is_some());
@@ -120,11 +138,14 @@ impl CopyOptions<'_> {
     }
 }
 
-/// What was copied, in guest bytes. `data`, `zero`, `hole` and `below` add up to the disk's size.
+/// What was copied, in guest bytes. `data`, `shared`, `zero`, `hole` and `below` add up to the disk's size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
     /// Put into the target.
     pub data: u64,
+    /// In the target by sharing the source's blocks, unread.
+    #[serde(default)]
+    pub shared: u64,
     /// Read, found to be zeroes, and left out (or marked as zeroes, over a parent).
     pub zero: u64,
     /// Known to be zeroes by the source's own tables, and never read.
@@ -139,6 +160,7 @@ pub struct Copied {
 impl AddAssign for Copied {
     fn add_assign(&mut self, other: Self) {
         self.data += other.data;
+        self.shared += other.shared;
         self.zero += other.zero;
         self.hole += other.hole;
         self.below += other.below;
@@ -153,7 +175,8 @@ impl AddAssign for Copied {
 /// What `disk` and `target` give; Io with [`std::io::ErrorKind::Interrupted`] as its cause when it
 /// was cancelled. The target is unpublished and must not be published then.
 pub fn copy(disk: &dyn Disk, target: &dyn Target, options: &CopyOptions<'_>) -> Result<Copied> {
-    let job = Job::new(disk, target, options)?;
+    let sharer = Sharer::new(options.sharing(), target);
+    let job = Job::new(disk, target, options, &sharer)?;
     let parts = in_parallel(options.workers(job.chunk()), || job.work())?;
     let copied = job.finish(parts)?;
     if let Some(journal) = options.journal {

@@ -17,7 +17,7 @@ pub use parent::Parent;
 pub use stream::is_stream;
 
 use crate::checksum::{Algorithm, Flat, Leaves, Sidecar, sidecar_name};
-use crate::copy::{Copied, CopyOptions, Losses, Lost, Progress, Rate, copy};
+use crate::copy::{Copied, CopyOptions, Losses, Lost, Progress, Rate, Sharing, copy};
 use crate::unfinished::{Existing, Unfinished};
 use crate::voice::{Bar, Voice};
 use ground::{Begun, begin};
@@ -37,6 +37,8 @@ pub struct Writing<'a> {
     pub sources: &'a [PathBuf],
     /// Number of threads; as many as there are processors if `None`.
     pub threads: Option<NonZeroUsize>,
+    /// Whether blocks of the source's files may become the target's.
+    pub sharing: Sharing,
     /// Set from outside to give up.
     pub cancel: &'a AtomicBool,
     /// The checksums to keep beside the target.
@@ -69,6 +71,7 @@ impl<'a> Writing<'a> {
             existing: Existing::Keep,
             sources: &[],
             threads: None,
+            sharing: Sharing::Auto,
             cancel,
             checksum: None,
             damage: Damage::Fatal,
@@ -243,6 +246,7 @@ pub fn write_unnamed(
     let options = CopyOptions {
         threads: writing.threads.unwrap_or(CopyOptions::default().threads),
         progress: Some(&bar),
+        sharing: writing.sharing,
         cancel: Some(writing.cancel),
         rate: rate.as_ref(),
         parent: writing.parent.map(Parent::disk),

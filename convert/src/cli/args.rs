@@ -14,6 +14,7 @@ use rehost_runtime::EngineChoice;
 
 pub(super) use verbs::*;
 
+use crate::copy::Sharing;
 use crate::voice::{Form, Loudness, Voice};
 
 /// Exit codes, as every command's help ends.
@@ -189,6 +190,11 @@ pub struct Writing {
     /// Replace the target if it exists, and allow a block device as target
     #[arg(long)]
     pub force: bool,
+
+    /// Share blocks of the source's files on file systems that can (XFS, Btrfs): never, auto, or
+    /// always, which also lets the kernel copy where blocks cannot be shared
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub share: Sharing,
 
     /// Threads that read, pack and write; as many as there are processors if not given
     #[arg(long, value_name = "N")]

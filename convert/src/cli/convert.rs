@@ -140,6 +140,7 @@ pub(super) fn writing<'a>(
         existing: Existing::from_force(args.force),
         sources,
         threads: args.threads,
+        sharing: args.share,
         ..Writing::new(options(args, target)?, interrupt::flag()?)
     })
 }
@@ -194,9 +195,11 @@ pub(super) fn explained(args: &args::Writing, target: Option<&Path>) -> Result<b
 /// Some sentences about a copy.
 pub(super) fn summary(outcome: &Outcome) -> String {
     let mut summary = format!(
-        "Wrote {} ({} of data) in {:.1} s.",
+        "Wrote {} ({} copied, {} shared, {} zeroes) in {:.1} s.",
         bytes(outcome.written.file_bytes),
-        bytes(outcome.written.data_bytes),
+        bytes(outcome.copied.data),
+        bytes(outcome.copied.shared),
+        bytes(outcome.copied.zero + outcome.copied.hole),
         outcome.seconds
     );
     if let Some(checksum) = &outcome.checksum {

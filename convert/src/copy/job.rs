@@ -8,7 +8,8 @@ use rehost_block::{Disk, Error, Result, Run};
 use rehost_image::{Order, Payload, Target};
 
 use super::fill::Scratch;
-use super::plan::{Chunk, Part, Planner, Scope, Step};
+use super::plan::{Chunk, Part, Planner, Scope, Step, after};
+use super::share::{Filled, Sharer, as_chunk};
 use super::stretch::{self, Kind, Stretch};
 use super::turn::Turnstile;
 use super::{CHUNK, Copied, CopyOptions};
@@ -31,6 +32,7 @@ pub(super) fn in_parallel<R: Send>(
 /// What the workers share.
 pub(super) struct Job<'a> {
     target: &'a dyn Target,
+    sharer: &'a Sharer,
     order: Order,
     unit: usize,
     chunk: u64,
@@ -54,6 +56,7 @@ impl<'a> Job<'a> {
         disk: &'a dyn Disk,
         target: &'a dyn Target,
         options: &'a CopyOptions<'a>,
+        sharer: &'a Sharer,
     ) -> Result<Self> {
         let at = options
             .journal
@@ -65,9 +68,11 @@ impl<'a> Job<'a> {
             chunk: CHUNK,
             parent: options.parent,
             losses: options.losses,
+            sharer,
         });
         Ok(Self {
             target,
+            sharer,
             order: options.order(target),
             unit: usize::try_from(target.unit().get())
                 .map_err(|_| Error::internal("a target unit larger than memory"))?,
@@ -150,11 +155,46 @@ impl<'a> Job<'a> {
                 },
             ),
             Step::Chunk(chunk) => (chunk.len, self.chunk_of(&chunk, scratch)?),
+            Step::Share { run, start, len } => (len, self.share(&run, start, len, scratch)?),
         };
         let done = self.done.fetch_add(len, Ordering::Relaxed) + len;
-        let data = self.data.fetch_add(copied.data, Ordering::Relaxed) + copied.data;
+        let stored = copied.data + copied.shared;
+        let data = self.data.fetch_add(stored, Ordering::Relaxed) + stored;
         if let Some(progress) = self.options.progress {
             progress.advance(done, self.total, data);
+        }
+        Ok(copied)
+    }
+
+    /// A run whose blocks may be shared, or must be copied after all.
+    fn share(&self, run: &Run, start: u64, len: u64, scratch: &mut Scratch) -> Result<Copied> {
+        let mut copied = Copied::default();
+        let mut done = 0;
+        // Ends because every round goes forward by at least one unit, or fails.
+        while done < len {
+            let (at, left) = (start + done, len - done);
+            let rest = after(run, done);
+            let Run::At { storage, offset } = &rest else {
+                return Err(Error::internal("a run to share is not stored plainly").at(at));
+            };
+            match self
+                .sharer
+                .fill(self.target, at, left, (storage, *offset))?
+            {
+                Some((filled, Filled::Shared)) => {
+                    copied.shared += filled;
+                    done += filled;
+                }
+                Some((filled, Filled::Copied)) => {
+                    copied.data += filled;
+                    done += filled;
+                }
+                None => {
+                    let piece = left.min(self.chunk);
+                    copied += self.chunk_of(&as_chunk(rest, at, piece), scratch)?;
+                    done += piece;
+                }
+            }
         }
         Ok(copied)
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use rehost_block::{Disk, Error, Located, Result, Run};
 
 use super::salvage::{BLIND, Losses};
+use super::share::Sharer;
 
 /// What comes next on the disk.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub(super) enum Step {
     Hole(u64),
     /// Something stored.
     Chunk(Chunk),
+    /// A run of whole units whose blocks may be shared: its first byte on the disk, its length.
+    Share { run: Run, start: u64, len: u64 },
 }
 
 /// A stretch of the disk for one worker: it begins at a unit and ends at one (or with the disk).
@@ -50,6 +53,8 @@ pub(super) struct Scope<'a> {
     pub(super) parent: Option<&'a dyn Disk>,
     /// Takes note of what the disk's tables do not tell, which then is zeroes.
     pub(super) losses: Option<&'a Losses>,
+    /// Knows which runs are to be shared instead.
+    pub(super) sharer: &'a Sharer,
 }
 
 /// Walks a disk once.
@@ -58,8 +63,9 @@ pub(super) struct Planner<'a> {
     disk: &'a dyn Disk,
     parent: Option<&'a dyn Disk>,
     losses: Option<&'a Losses>,
+    sharer: &'a Sharer,
     size: u64,
-    unit: u64,
+    unit: NonZeroU64,
     chunk: u64,
     at: u64,
     /// The run at `at`, where `locate` gave more than was taken.
@@ -70,14 +76,15 @@ pub(super) struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// Begins where `scope` says.
     pub(super) fn new(scope: &Scope<'a>) -> Self {
-        let unit = scope.unit.get();
+        let unit = scope.unit;
         Self {
             disk: scope.disk,
             parent: scope.parent,
             losses: scope.losses,
+            sharer: scope.sharer,
             size: scope.disk.size(),
             unit,
-            chunk: scope.chunk.next_multiple_of(unit),
+            chunk: scope.chunk.next_multiple_of(unit.get()),
             at: scope.start,
             run: None,
             number: 0,
@@ -112,7 +119,7 @@ impl<'a> Planner<'a> {
                         self.take(whole);
                         return Ok(Some(Step::Hole(whole)));
                     }
-                    let boundary = self.at.next_multiple_of(self.unit);
+                    let boundary = self.at.next_multiple_of(self.unit.get());
                     if self.whole_units(end) > boundary {
                         // At least one unit of zeroes follows: the chunk ends before it.
                         limit = boundary;
@@ -120,7 +127,19 @@ impl<'a> Planner<'a> {
                 }
                 // A packed unit is decoded by one worker, so the chunk ends after it.
                 Run::Packed(_) if end > limit => {
-                    limit = self.size.min(end.next_multiple_of(self.unit));
+                    limit = self.size.min(end.next_multiple_of(self.unit.get()));
+                }
+                ref run @ Run::At { .. } if self.at.is_multiple_of(self.unit.get()) => {
+                    if let Some(len) = self.sharer.takes(run, len, self.unit) {
+                        if !parts.is_empty() {
+                            break;
+                        }
+                        let start = self.at;
+                        let Some(Part { run, len }) = self.take(len.get()) else {
+                            return Err(Error::internal("a run was lost").at(start));
+                        };
+                        return Ok(Some(Step::Share { run, start, len }));
+                    }
                 }
                 Run::At { .. } | Run::Packed(_) => {}
                 Run::Below | Run::End => {
