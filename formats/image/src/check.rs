@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::in_place::{EditFiles, Editing};
 use crate::layer::Opening;
 use crate::wrapper::{self, Unpacking};
-use crate::{Format, raw, vdi, vhd, vhdx, vmdk};
+use crate::{Format, qcow2, raw, vdi, vhd, vhdx, vmdk};
 
 /// Findings kept in a [`Check`]; further ones are counted only.
 const MOST_FINDINGS: usize = 1000;
@@ -130,6 +130,7 @@ pub fn check(
         path,
         storage,
         opener,
+        snapshot: None,
     };
     match format {
         Format::Raw => raw::check(&opening),
@@ -137,6 +138,7 @@ pub fn check(
         Format::Vhdx => vhdx::check(&opening),
         Format::Vdi => vdi::check(&opening),
         Format::Vmdk => vmdk::check(&opening),
+        Format::Qcow2 => qcow2::check(&opening),
         _ => Err(Error::unsupported(format!(
             "{format} images cannot be checked"
         ))),
@@ -164,6 +166,7 @@ pub fn repair(
     };
     match format {
         Format::Vmdk => vmdk::repair(&editing),
+        Format::Qcow2 => qcow2::repair(&editing),
         _ => Err(editing.refused(format, "repaired")),
     }
     .map_err(|error| error.in_file(&path))

@@ -39,6 +39,8 @@ pub struct Qcow2Details {
     pub refcount_bits: u32,
     /// Whether refcounts may be stale (harmless to readers).
     pub dirty: bool,
+    /// Whether a writer found the image damaged. What can be read of it is still checked.
+    pub corrupt: bool,
     /// Whether the writer kept refcounts lazily.
     pub lazy_refcounts: bool,
     /// Whether clusters are divided into 32 subclusters.

@@ -19,6 +19,18 @@ use crate::{Format, parallels, qcow, qcow2, qed, vdi, vhd, vhdx, vmdk};
 /// Files in one chain. Ours: QEMU has no limit, VMware stops at 32, libvirt at 200.
 const MAX_CHAIN: usize = 200;
 
+/// How an image is to be opened.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions<'a> {
+    /// The format; without one the content decides.
+    pub format: Option<Format>,
+    /// The internal snapshot whose disk is wanted, by name or id (an id goes first). Parents are
+    /// opened as they are.
+    pub snapshot: Option<&'a str>,
+    /// What may be spent on wrapped files; what the environment says without it.
+    pub unpacking: Option<Unpacking>,
+}
+
 /// A disk image with its parents.
 #[derive(Debug)]
 pub struct Image {
@@ -39,28 +51,23 @@ impl Image {
         format: Option<Format>,
         opener: &dyn Opener,
     ) -> Result<Self> {
-        Self::open_any(path.as_ref(), format, opener, None)
+        let options = OpenOptions {
+            format,
+            ..OpenOptions::default()
+        };
+        Self::open_with(path, &options, opener)
     }
 
-    /// As [`Image::open`], with what may be spent on wrapped files.
+    /// As [`Image::open`], with more to choose.
     ///
     /// # Errors
-    /// As [`Image::open`].
+    /// As [`Image::open`]; Usage for a snapshot that the image does not have.
     pub fn open_with(
         path: impl AsRef<Path>,
-        format: Option<Format>,
+        options: &OpenOptions<'_>,
         opener: &dyn Opener,
-        unpacking: &Unpacking,
     ) -> Result<Self> {
-        Self::open_any(path.as_ref(), format, opener, Some(unpacking))
-    }
-
-    fn open_any(
-        path: &Path,
-        format: Option<Format>,
-        opener: &dyn Opener,
-        unpacking: Option<&Unpacking>,
-    ) -> Result<Self> {
+        let path = path.as_ref();
         // A Parallels disk is a folder, which its descriptor stands for.
         let descriptor = path.join(parallels::DESCRIPTOR);
         let path = if path.is_dir() && descriptor.is_file() {
@@ -72,7 +79,7 @@ impl Image {
         let path = path
             .canonicalize()
             .map_err(|error| Error::io("cannot open", error).in_file(path))?;
-        Self::from_any(path, storage, format, opener, unpacking)
+        Self::from_storage_with(path, storage, options, opener)
     }
 
     /// As [`Image::open`], for an image whose bytes are at hand under the name `path`.
@@ -85,40 +92,34 @@ impl Image {
         format: Option<Format>,
         opener: &dyn Opener,
     ) -> Result<Self> {
-        Self::from_any(path, storage, format, opener, None)
+        let options = OpenOptions {
+            format,
+            ..OpenOptions::default()
+        };
+        Self::from_storage_with(path, storage, &options, opener)
     }
 
-    /// As [`Image::from_storage`], with what may be spent on wrapped files.
+    /// As [`Image::from_storage`], with more to choose.
     ///
     /// # Errors
-    /// As [`Image::open`].
+    /// As [`Image::open_with`].
     pub fn from_storage_with(
         path: PathBuf,
         storage: Arc<dyn Storage>,
-        format: Option<Format>,
+        options: &OpenOptions<'_>,
         opener: &dyn Opener,
-        unpacking: &Unpacking,
     ) -> Result<Self> {
-        Self::from_any(path, storage, format, opener, Some(unpacking))
-    }
-
-    fn from_any(
-        path: PathBuf,
-        storage: Arc<dyn Storage>,
-        format: Option<Format>,
-        opener: &dyn Opener,
-        unpacking: Option<&Unpacking>,
-    ) -> Result<Self> {
+        let mut snapshot = options.snapshot;
         let mut chain = Vec::new();
         let mut layers: Vec<LayerDescription> = Vec::new();
         let mut files = Vec::new();
-        let mut next = Some((path, storage, format));
+        let mut next = Some((path, storage, options.format));
         // Ends because no path may come twice and the length of a chain is limited.
         while let Some((path, storage, format)) = next.take() {
             let named = format;
             let file_size = storage.size();
-            let (storage, wrapping) =
-                peel(&path, storage, named, unpacking).map_err(|error| error.in_file(&path))?;
+            let (storage, wrapping) = peel(&path, storage, named, options.unpacking.as_ref())
+                .map_err(|error| error.in_file(&path))?;
             let format = match named {
                 Some(format) => format,
                 None => Format::sniff(&*storage)?,
@@ -129,6 +130,7 @@ impl Image {
                     path: &path,
                     storage,
                     opener,
+                    snapshot: snapshot.take(),
                 },
             )
             .map_err(|error| error.in_file(&path))?;
@@ -232,6 +234,12 @@ fn peel(
 }
 
 fn open_layer(format: Format, opening: &Opening<'_>) -> Result<OpenedLayer> {
+    if opening.snapshot.is_some() && format != Format::Qcow2 {
+        return Err(
+            Error::usage(format!("{format} images have no internal snapshots"))
+                .hint("leave the snapshot out"),
+        );
+    }
     match format {
         Format::Raw => Ok(open_raw(opening)),
         Format::Qcow2 => qcow2::open(opening),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Opener, Result, StorageMut};
 
 use crate::create::TargetBacking;
-use crate::{Format, Image, raw, wrapper};
+use crate::{Format, Image, qcow2, raw, wrapper};
 
 /// Opens the further files of an image (extents, a data file) for writing. The path has passed the
 /// [`Opener`] before.
@@ -120,6 +120,7 @@ pub fn edit(
     };
     match format {
         Format::Raw => Ok(raw::edit(&editing)),
+        Format::Qcow2 => qcow2::edit(&editing),
         _ => Err(editing.refused(format, "changed in place")),
     }
     .map_err(|error| error.in_file(&path))

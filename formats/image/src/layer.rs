@@ -53,6 +53,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) storage: Arc<dyn Storage>,
     /// The gate for every further file.
     pub(crate) opener: &'a dyn Opener,
+    /// The internal snapshot to open it as of, by name or id; its own disk without one.
+    pub(crate) snapshot: Option<&'a str>,
 }
 
 /// One opened file of a chain: what each format's `open` gives. The parent, where

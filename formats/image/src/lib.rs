@@ -29,6 +29,7 @@ mod qcow2;
 mod qed;
 mod raw;
 mod room;
+mod snapshots;
 mod sniff;
 mod target;
 mod vdi;
@@ -45,7 +46,7 @@ pub use details::{
     VhdDetails, VhdxDetails, VhdxKind, VmdkDetails,
 };
 pub use format::Format;
-pub use image::Image;
+pub use image::{Image, OpenOptions};
 pub use in_place::{EditFiles, LayerMut, edit};
 pub use layer::{Backing, LayerDescription};
 pub use options::{
@@ -53,5 +54,6 @@ pub use options::{
     TargetOptions, VdiKind, VdiOptions, VhdKind, VhdOptions, VhdxOptions, VhdxSubformat, VmdkKind,
     VmdkOptions, Wrap, parse_size,
 };
+pub use snapshots::{Bitmap, Snapshot, Snapshots, bitmaps, edit_snapshots, snapshots};
 pub use target::{OneFile, Order, Payload, Placed, Target, TargetFiles, Written};
 pub use wrapper::{Access, Unpacking, Wrapper, Wrapping, unwrap, wrap};

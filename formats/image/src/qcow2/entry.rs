@@ -88,8 +88,34 @@ impl Geometry {
         size.div_ceil(self.l2_span().max(1))
     }
 
+    /// Number of the cluster that byte `offset` of a file is in.
+    pub(super) fn cluster_of(&self, offset: u64) -> u64 {
+        offset.checked_shr(self.cluster_bits).unwrap_or(0)
+    }
+
+    /// Where cluster number `cluster` of a file begins.
+    pub(super) fn offset_of(&self, cluster: u64) -> u64 {
+        cluster.saturating_mul(self.cluster_size())
+    }
+
+    /// `offset`, or the cluster boundary after it.
+    pub(super) fn round_up(&self, offset: u64) -> u64 {
+        self.offset_of(offset.div_ceil(self.unit().get()))
+    }
+
     pub(super) fn is_aligned(&self, offset: u64) -> bool {
         offset.is_multiple_of(self.cluster_size())
+    }
+
+    /// Where a compressed cluster's bytes are, and how many there are, up to the end of a sector.
+    pub(super) fn packed_extent(&self, descriptor: u64) -> (u64, u64) {
+        let split = packed_split(self.cluster_bits);
+        let fields = descriptor & (COMPRESSED.saturating_sub(1));
+        let offset = fields & 1u64.checked_shl(split).unwrap_or(0).saturating_sub(1);
+        let more_sectors = fields.checked_shr(split).unwrap_or(0);
+        let first = 512u64.saturating_sub(offset & 511);
+        let len = first.saturating_add(more_sectors.saturating_mul(512));
+        (offset, len)
     }
 
     pub(super) fn position(&self, offset: u64) -> Position {
@@ -103,7 +129,7 @@ impl Geometry {
 }
 
 /// One L2 entry as stored: the descriptor, and the bitmap of an extended entry.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Raw {
     pub(super) descriptor: u64,
     pub(super) bitmap: u64,
@@ -166,14 +192,10 @@ impl Rules {
         if self.data_file {
             return Err("compressed cluster in an image with a data file");
         }
-        let split = packed_split(self.geometry.cluster_bits);
-        let fields = raw.descriptor & (COMPRESSED.saturating_sub(1));
-        let offset = fields & 1u64.checked_shl(split).unwrap_or(0).saturating_sub(1);
-        let more_sectors = fields.checked_shr(split).unwrap_or(0);
-        let first = 512u64.saturating_sub(offset & 511);
+        let (offset, len) = self.geometry.packed_extent(raw.descriptor);
         Ok(Content::Packed {
             offset: HostOffset(offset),
-            len: first.saturating_add(more_sectors.saturating_mul(512)),
+            len,
         })
     }
 
@@ -219,6 +241,16 @@ impl Rules {
 /// Bits of a compressed descriptor that hold the offset; sectors follow.
 pub(super) fn packed_split(cluster_bits: u32) -> u32 {
     62u32.saturating_sub(cluster_bits.saturating_sub(8))
+}
+
+/// A count of this machine as a number of the format.
+pub(super) fn amount(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+/// A number of the format as an index: past every slice where this machine cannot have it.
+pub(super) fn index(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

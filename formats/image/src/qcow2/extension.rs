@@ -4,6 +4,8 @@
 
 use rehost_block::{Fields, Result};
 
+use super::areas::Extension;
+
 /// No extension of the file may begin after this many others. Ours: QEMU writes at most five.
 const MAX_EXTENSIONS: u32 = 1024;
 
@@ -30,30 +32,42 @@ struct FeatureName {
     name: String,
 }
 
+/// Every extension between byte `at` and byte `end` of the header cluster, as it is.
+pub(super) fn list(header: &Fields<'_>, mut at: usize, end: usize) -> Result<Vec<Extension>> {
+    let mut extensions = Vec::new();
+    // Ends because `at` grows by at least 8 a round; the count bounds the work besides.
+    for _ in 0..MAX_EXTENSIONS {
+        if at.saturating_add(8) > end {
+            return Ok(extensions);
+        }
+        let kind = header.u32_be(at)?;
+        let len = usize::try_from(header.u32_be(at.saturating_add(4))?).unwrap_or(usize::MAX);
+        let body = at.saturating_add(8);
+        if kind == 0 {
+            return Ok(extensions);
+        }
+        if len > end.saturating_sub(body) {
+            return Err(header
+                .corrupt(at, format!("extension {kind:#010x} is too long"))
+                .mismatch(format!("at most {} bytes", end.saturating_sub(body)), len));
+        }
+        extensions.push(Extension {
+            kind,
+            body: header.bytes(body, len)?.to_vec(),
+        });
+        at = body.saturating_add(len.next_multiple_of(8));
+    }
+    Err(header.corrupt(at, "too many header extensions"))
+}
+
 impl Extensions {
     /// The extensions between byte `at` and byte `end` of the header cluster.
-    pub(super) fn parse(header: &Fields<'_>, mut at: usize, end: usize) -> Result<Self> {
+    pub(super) fn parse(header: &Fields<'_>, at: usize, end: usize) -> Result<Self> {
         let mut extensions = Self::default();
-        // Ends because `at` grows by at least 8 a round; the count bounds the work besides.
-        for _ in 0..MAX_EXTENSIONS {
-            if at.saturating_add(8) > end {
-                return Ok(extensions);
-            }
-            let kind = header.u32_be(at)?;
-            let len = usize::try_from(header.u32_be(at.saturating_add(4))?).unwrap_or(usize::MAX);
-            let body = at.saturating_add(8);
-            if kind == 0 {
-                return Ok(extensions);
-            }
-            if len > end.saturating_sub(body) {
-                return Err(header
-                    .corrupt(at, format!("extension {kind:#010x} is too long"))
-                    .mismatch(format!("at most {} bytes", end.saturating_sub(body)), len));
-            }
-            extensions.take(kind, header.bytes(body, len)?);
-            at = body.saturating_add(len.next_multiple_of(8));
+        for extension in list(header, at, end)? {
+            extensions.take(extension.kind, &extension.body);
         }
-        Err(header.corrupt(at, "too many header extensions"))
+        Ok(extensions)
     }
 
     fn take(&mut self, kind: u32, body: &[u8]) {

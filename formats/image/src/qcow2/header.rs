@@ -5,14 +5,15 @@
 use rehost_block::{Error, Fields, Result, Storage};
 
 use super::CompressionType;
+use super::areas::Areas;
 use super::entry::Geometry;
 use super::extension::Extensions;
 
 /// Largest L1 table, in bytes. QEMU's: `QCOW_MAX_L1_SIZE`.
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
 
-const DIRTY: u64 = 1 << 0;
-const CORRUPT: u64 = 1 << 1;
+pub(super) const DIRTY: u64 = 1 << 0;
+pub(super) const CORRUPT: u64 = 1 << 1;
 pub(super) const DATA_FILE: u64 = 1 << 2;
 pub(super) const COMPRESSION_TYPE: u64 = 1 << 3;
 pub(super) const EXTENDED_L2: u64 = 1 << 4;
@@ -22,7 +23,7 @@ pub(super) const LAZY_REFCOUNTS: u64 = 1 << 0;
 pub(super) const DATA_FILE_RAW: u64 = 1 << 1;
 
 /// What the header says, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Header {
     pub(super) version: u32,
     /// Guest-visible bytes.
@@ -38,10 +39,14 @@ pub(super) struct Header {
     pub(super) data_file: Option<Vec<u8>>,
     pub(super) data_file_raw: bool,
     pub(super) dirty: bool,
+    /// A writer found the image damaged: what is read is still checked, entry by entry.
+    pub(super) corrupt: bool,
     pub(super) lazy_refcounts: bool,
     pub(super) refcount_bits: u32,
     pub(super) snapshots: u32,
     pub(super) bitmaps: u32,
+    /// Where everything else is that only writers and checks look at.
+    pub(super) areas: Areas,
 }
 
 /// The part that only version 3 has.
@@ -56,8 +61,15 @@ struct Version3 {
 }
 
 impl Header {
-    /// Reads and checks the first cluster of `storage`.
+    /// Reads and checks the first cluster of `storage`; refuses what cannot be read.
     pub(super) fn read(storage: &dyn Storage) -> Result<Self> {
+        let header = Self::read_any(storage)?;
+        header.areas.refuse_encryption()?;
+        Ok(header)
+    }
+
+    /// As [`Header::read`], of encrypted images too: their tables are plain.
+    pub(super) fn read_any(storage: &dyn Storage) -> Result<Self> {
         let mut head = vec![0; 512.min(usize::try_from(storage.size()).unwrap_or(512))];
         storage.read_at(&mut head, 0)?;
         let fields = Fields::new(&head, "header", 0);
@@ -114,7 +126,6 @@ impl Header {
         let extensions = Extensions::parse(fields, header_length, end.min(fields.len()))?;
 
         refuse_features(fields, &v3, &extensions)?;
-        refuse_encryption(fields)?;
         let geometry = Geometry::new(cluster_bits, v3.incompatible & EXTENDED_L2 != 0)
             .ok_or_else(|| fields.corrupt(20, "extended L2 entries need clusters of 16 KiB"))?;
         let size = fields.u64_be(24)?;
@@ -132,10 +143,12 @@ impl Header {
             data_file: extensions.data_file,
             data_file_raw: v3.autoclear & DATA_FILE_RAW != 0,
             dirty: v3.incompatible & DIRTY != 0,
+            corrupt: v3.incompatible & CORRUPT != 0,
             lazy_refcounts: v3.compatible & LAZY_REFCOUNTS != 0,
             refcount_bits: 1u32.checked_shl(v3.refcount_order).unwrap_or(0),
             snapshots: fields.u32_be(60)?,
             bitmaps: extensions.bitmaps,
+            areas: Areas::parse(fields, version, header_length, end.min(fields.len()))?,
         })
     }
 
@@ -197,28 +210,7 @@ fn refuse_features(fields: &Fields<'_>, v3: &Version3, extensions: &Extensions) 
             format!("needs incompatible feature bit {bit}{name}, which is unknown here"),
         ));
     }
-    if v3.incompatible & CORRUPT != 0 {
-        return Err(fields
-            .corrupt(72, "the corrupt bit is set: its writer found it damaged")
-            .hint("repair a copy with qemu-img check -r all and use that"));
-    }
     Ok(())
-}
-
-fn refuse_encryption(fields: &Fields<'_>) -> Result<()> {
-    let method = match fields.u32_be(32)? {
-        0 => return Ok(()),
-        1 => "AES",
-        2 => "LUKS",
-        other => {
-            return Err(fields
-                .corrupt(32, "crypt_method is out of range")
-                .mismatch("0, 1 or 2", other));
-        }
-    };
-    Err(fields
-        .unsupported(32, format!("image is encrypted with {method}"))
-        .hint("decrypt a copy with qemu-img convert and use that"))
 }
 
 fn compression(fields: &Fields<'_>, v3: &Version3) -> Result<CompressionType> {

@@ -26,14 +26,14 @@ pub(super) struct Qcow2 {
 
 /// A stretch of guest bytes of one kind.
 #[derive(Debug, Clone, Copy)]
-struct Stretch {
-    content: Content,
-    len: u64,
+pub(super) struct Stretch {
+    pub(super) content: Content,
+    pub(super) len: u64,
 }
 
 impl Stretch {
     /// The two as one, where `next` simply goes on.
-    fn join(self, next: Self) -> Option<Self> {
+    pub(super) fn join(self, next: Self) -> Option<Self> {
         let goes_on = match (self.content, next.content) {
             (Content::Unallocated, Content::Unallocated) | (Content::Zero, Content::Zero) => true,
             (Content::Plain(HostOffset(here)), Content::Plain(HostOffset(there))) => {

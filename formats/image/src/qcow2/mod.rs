@@ -4,13 +4,20 @@
 //! accepts. Read: every cluster size, zlib and zstd clusters, zero clusters, extended L2 entries,
 //! external data files, backing files.
 //!
-//! Left out on purpose, each refused by name: encryption (AES and LUKS), images whose corrupt bit
-//! is set, incompatible features unknown to this program. Internal snapshots and persistent
-//! bitmaps are counted and otherwise not looked at: the active layer is what is read. Refcounts
-//! are not needed for reading and are not checked.
+//! Checked and repaired (`check`), changed in place (`edit`), with internal snapshots and the list of
+//! persistent bitmaps. Bitmaps that record fall behind when an image is changed here, and say so.
+//!
+//! Left out on purpose, each refused by name: encryption (AES and LUKS), incompatible features unknown
+//! to this program. Refcounts are not needed for reading and not looked at then; an image whose corrupt
+//! bit is set is read (its details tell), each entry being checked as always.
 
 mod allocator;
+mod areas;
+mod bitmap;
+mod bits;
+mod check;
 mod create;
+mod edit;
 mod entry;
 mod extension;
 mod header;
@@ -19,6 +26,7 @@ mod mapping;
 mod new_header;
 mod packer;
 mod refcount;
+mod snapshot_table;
 mod tables;
 mod target;
 
@@ -27,17 +35,32 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{Error, Result, Storage, StorageMut};
+use rehost_block::{Error, Opened, Result, Storage, StorageMut};
 
+use crate::check::Check;
 use crate::details::{Details, Qcow2Details};
+use crate::in_place::{Editing, LayerMut};
 use crate::layer::{Backing, LayerDescription, OpenedLayer, Opening};
-use crate::{Format, Qcow2Options, Target, TargetFiles, TargetSpec, codec};
+use crate::{
+    Bitmap, Format, Qcow2Options, Snapshot, Snapshots, Target, TargetFiles, TargetSpec, codec,
+};
 use header::Header;
 use layer::Qcow2;
+use snapshot_table::SnapshotTable;
 
-/// Opens one qcow2 file.
+/// Opens one qcow2 file, as it is or as it was at a snapshot.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
-    let header = Header::read(&*opening.storage)?;
+    let now = Header::read(&*opening.storage)?;
+    let header = match opening.snapshot {
+        None => now,
+        Some(wanted) => {
+            let table = SnapshotTable::read(&now, &*opening.storage)?;
+            let entry = table.entries.get(table.find(wanted)?);
+            entry
+                .ok_or_else(|| Error::internal("a snapshot was lost"))?
+                .as_of(&now, opening.storage.size())?
+        }
+    };
     let backing = header.backing_file.as_deref().map(|name| {
         Ok::<_, Error>(Backing {
             name: local_name(name, "backing file")?,
@@ -52,25 +75,12 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
 
     let mut files = Vec::new();
     let mut file_size = opening.storage.size();
-    let mut data: Option<Arc<dyn Storage>> = None;
-    let mut data_file = None;
-    if header.has_data_file {
-        let name = header.data_file.as_deref().ok_or_else(|| {
-            Error::unsupported("keeps its data in another file without naming it")
-                .in_structure("header extension")
-        })?;
-        let name = local_name(name, "data file")?;
-        let opened = opening.opener.open(&name, opening.path)?;
-        if opened.path == opening.path {
-            return Err(
-                Error::corrupt("names itself as its data file").in_structure("header extension")
-            );
-        }
+    let data_file = data_file_name(&header)?;
+    let data = data_storage(&header, opening)?.map(|opened| {
         file_size = file_size.saturating_add(opened.storage.size());
         files.push(opened.path);
-        data = Some(opened.storage);
-        data_file = Some(name);
-    }
+        opened.storage
+    });
 
     let description = LayerDescription {
         path: opening.path.to_owned(),
@@ -85,6 +95,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
             compat: header.compat(),
             refcount_bits: header.refcount_bits,
             dirty: header.dirty,
+            corrupt: header.corrupt,
             lazy_refcounts: header.lazy_refcounts,
             extended_l2: header.geometry.extended(),
             data_file,
@@ -100,6 +111,70 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
         description,
         files,
     })
+}
+
+/// The name of the data file, where the image has one.
+fn data_file_name(header: &Header) -> Result<Option<PathBuf>> {
+    if !header.has_data_file {
+        return Ok(None);
+    }
+    let name = header.data_file.as_deref().ok_or_else(|| {
+        Error::unsupported("keeps its data in another file without naming it")
+            .in_structure("header extension")
+    })?;
+    local_name(name, "data file").map(Some)
+}
+
+/// The data file, where the image has one.
+fn data_storage(header: &Header, opening: &Opening<'_>) -> Result<Option<Opened>> {
+    let Some(name) = data_file_name(header)? else {
+        return Ok(None);
+    };
+    let opened = opening.opener.open(&name, opening.path)?;
+    if opened.path == opening.path {
+        return Err(
+            Error::corrupt("names itself as its data file").in_structure("header extension")
+        );
+    }
+    Ok(Some(opened))
+}
+
+/// Checks one qcow2 file.
+pub(crate) fn check(opening: &Opening<'_>) -> Result<Check> {
+    let header = Header::read_any(&*opening.storage)?;
+    let data = data_storage(&header, opening)?.map(|opened| opened.storage);
+    check::check(&*opening.storage, data.as_ref())
+}
+
+/// Mends one qcow2 file.
+pub(crate) fn repair(editing: &Editing<'_>) -> Result<Check> {
+    let header = Header::read_any(&*editing.storage)?;
+    let data = edit::data_file(editing, &header)?;
+    let data: Option<Arc<dyn Storage>> = data.map(|data| -> Arc<dyn Storage> { data });
+    check::repair(&editing.storage, data.as_ref())
+}
+
+/// Opens one qcow2 file for changes.
+pub(crate) fn edit(editing: &Editing<'_>) -> Result<Box<dyn LayerMut>> {
+    Ok(Box::new(edit::open(editing)?))
+}
+
+/// Opens one qcow2 file to change its snapshots.
+pub(crate) fn edit_snapshots(editing: &Editing<'_>) -> Result<Box<dyn Snapshots>> {
+    Ok(Box::new(edit::open(editing)?))
+}
+
+/// The snapshots of one qcow2 file.
+pub(crate) fn snapshots(storage: &dyn Storage) -> Result<Vec<Snapshot>> {
+    let header = Header::read_any(storage)?;
+    let table = SnapshotTable::read(&header, storage)?;
+    let describe = |entry: &snapshot_table::Entry| entry.describe(header.size);
+    Ok(table.entries.iter().map(describe).collect())
+}
+
+/// The bitmaps of one qcow2 file.
+pub(crate) fn bitmaps(storage: &dyn Storage) -> Result<Vec<Bitmap>> {
+    bitmap::describe(&Header::read_any(storage)?, storage)
 }
 
 /// Begins one qcow2 file.
@@ -143,6 +218,23 @@ fn backing_format(name: &[u8]) -> Result<Format> {
         ))
         .in_structure("header extension")),
     }
+}
+
+/// A backing file's name as a child stores it.
+fn stored_name(name: &Path) -> Result<Vec<u8>> {
+    let bytes = name.as_os_str().as_bytes();
+    let head = bytes.split(|byte| *byte == b'/').next().unwrap_or(bytes);
+    // QEMU would take what is before a colon for a protocol.
+    let stored = if head.contains(&b':') {
+        [b"./", bytes].concat()
+    } else {
+        bytes.to_vec()
+    };
+    if stored.is_empty() || stored.len() > 1023 {
+        return Err(Error::usage("backing file name is too long or empty")
+            .mismatch("1 to 1023 bytes", stored.len()));
+    }
+    Ok(stored)
 }
 
 /// How clusters are compressed.

@@ -169,7 +169,7 @@ impl Plan {
 }
 
 /// The format's name as QEMU calls its driver.
-fn format_name(format: Format) -> &'static str {
+pub(super) fn format_name(format: Format) -> &'static str {
     match format {
         Format::Vhd => "vpc",
         other => other.as_str(),

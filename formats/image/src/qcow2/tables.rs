@@ -143,7 +143,7 @@ impl Tables {
 }
 
 /// `count` big-endian words at `offset`. The caller has checked that the file has them.
-fn words(storage: &dyn Storage, offset: u64, count: u64) -> Result<Vec<u64>> {
+pub(super) fn words(storage: &dyn Storage, offset: u64, count: u64) -> Result<Vec<u64>> {
     let bytes = usize::try_from(count.saturating_mul(8))
         .map_err(|_| Error::unsupported("table exceeds this machine's memory"))?;
     let mut raw = vec![0; bytes];

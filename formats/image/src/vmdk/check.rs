@@ -60,6 +60,7 @@ pub(crate) fn repair(editing: &Editing<'_>) -> Result<Check> {
         path: editing.path,
         storage: editing.storage.clone(),
         opener: editing.opener,
+        snapshot: None,
     };
     for (file, mends) in survey(&opening, &mut Check::new(Format::Vmdk))? {
         if mends.is_empty() {

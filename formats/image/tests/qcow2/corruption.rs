@@ -107,7 +107,6 @@ fn every_header_field_out_of_its_range_is_named() {
             &512u64.to_be_bytes(),
             "l1_table_offset is not at a cluster boundary",
         ),
-        (72, &2u64.to_be_bytes(), "corrupt bit"),
         (96, &7u32.to_be_bytes(), "refcount_order"),
         (100, &96u32.to_be_bytes(), "header_length"),
         (100, &108u32.to_be_bytes(), "header_length"),

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use rehost_block::{Kind, Memory, Result, SameFolder};
 use rehost_image::{Image, Wrap, wrap};
 
+use crate::options;
 use crate::support::patchwork;
 use crate::support::writing::fill;
-use crate::unpacking;
 
 const LEN: usize = (1 << 20) + 300_032;
 
@@ -52,7 +52,7 @@ fn all() -> Vec<(&'static str, Vec<u8>)> {
 /// Reads the whole disk.
 fn read(bytes: Vec<u8>) -> Result<Vec<u8>> {
     let storage = Arc::new(Memory::new("disk", bytes));
-    let image = Image::from_storage_with("disk".into(), storage, None, &SameFolder, &unpacking())?;
+    let image = Image::from_storage_with("disk".into(), storage, &options(), &SameFolder)?;
     let disk = image.disk();
     let mut bytes = vec![0; usize::try_from(disk.size().min(8 << 20)).unwrap()];
     disk.read_at(&mut bytes, 0)?;

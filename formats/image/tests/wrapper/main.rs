@@ -11,17 +11,20 @@ mod writing;
 use std::path::Path;
 
 use rehost_block::{Result, SameFolder};
-use rehost_image::{Access, Image, Unpacking, Wrapping};
+use rehost_image::{Access, Image, OpenOptions, Unpacking, Wrapping};
 
 /// Opens `path` with a little room for what has to be unpacked.
 fn open(path: &Path) -> Result<Image> {
-    Image::open_with(path, None, &SameFolder, &unpacking())
+    Image::open_with(path, &options(), &SameFolder)
 }
 
-fn unpacking() -> Unpacking {
-    Unpacking {
-        most: 64 << 20,
-        folder: env!("CARGO_TARGET_TMPDIR").into(),
+fn options() -> OpenOptions<'static> {
+    OpenOptions {
+        unpacking: Some(Unpacking {
+            most: 64 << 20,
+            folder: env!("CARGO_TARGET_TMPDIR").into(),
+        }),
+        ..OpenOptions::default()
     }
 }
 
