@@ -7,7 +7,10 @@
 
 pub mod check;
 pub mod commit;
+pub mod compact;
+pub mod create;
 pub mod in_place;
+pub mod measure;
 pub mod part;
 pub mod range;
 pub mod rebase;

@@ -12,7 +12,7 @@ use rehost_block::{Disk, Error, Result};
 use rehost_image::{Compression, Format, TargetOptions, VmdkKind, Wrapper, Written};
 use serde::Serialize;
 
-pub(crate) use ground::spare_sources;
+pub(crate) use ground::{spare_sources, spec};
 pub use parent::Parent;
 pub use stream::is_stream;
 

@@ -59,6 +59,12 @@ pub enum Command {
     Commit(Commit),
     /// Make an image stand alone, in place or as a new image
     Flatten(Flatten),
+    /// Make an image without content
+    Create(Create),
+    /// Say how long the files of a new image would be, to the byte
+    Measure(Measure),
+    /// Write an image anew without what it does not need, in its place
+    Compact(Compact),
     /// Copy a part of a disk into a new image, to standard output, or over a part of another
     Dd(Dd),
     /// Roll back a change in place whose run was killed
@@ -593,6 +599,9 @@ impl Command {
             Self::Rebase(args) => args.reporting.json,
             Self::Commit(args) => args.reporting.json,
             Self::Flatten(args) => args.reporting.json,
+            Self::Create(args) => args.reporting.json,
+            Self::Measure(args) => args.reporting.json,
+            Self::Compact(args) => args.reporting.json,
             Self::Dd(args) => args.reporting.json,
             Self::Undo(args) => args.reporting.json,
             Self::Inspect(args) => args.json,

@@ -3,9 +3,11 @@
 mod args;
 mod check;
 mod commit;
+mod compact;
 mod compare;
 mod convert;
 mod cp;
+mod create;
 mod dd;
 mod files;
 mod flatten;
@@ -13,6 +15,7 @@ mod info;
 mod inject;
 mod inspect;
 mod map;
+mod measure;
 mod migrate;
 mod output;
 mod rebase;
@@ -69,6 +72,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Rebase(args) => rebase::run(&args),
         Command::Commit(args) => commit::run(&args),
         Command::Flatten(args) => flatten::run(&args),
+        Command::Create(args) => create::run(&args),
+        Command::Measure(args) => measure::run(&args),
+        Command::Compact(args) => compact::run(&args),
         Command::Dd(args) => dd::run(&args),
         Command::Undo(args) => undo::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -236,7 +236,7 @@ fn begin_device(name: &Path, writing: &Writing<'_>, spec: &TargetSpec) -> Result
 }
 
 /// What is to be written to `name`.
-fn spec(size: u64, name: &Path, writing: &Writing<'_>) -> TargetSpec {
+pub(crate) fn spec(size: u64, name: &Path, writing: &Writing<'_>) -> TargetSpec {
     TargetSpec {
         size,
         name: name

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{Disk, Error, Result};
-use rehost_image::{Format, TargetBacking};
+use rehost_block::{Chain, Disk, Error, Result};
+use rehost_image::{Format, Image, TargetBacking};
 
 use crate::guest::open_image;
 
@@ -35,6 +35,34 @@ impl Parent {
             disk: image.disk(),
             backing,
             files: image.files().to_vec(),
+        })
+    }
+
+    /// The parent of `child`, which is open and calls it `name`.
+    ///
+    /// # Errors
+    /// Usage when it has none.
+    pub fn of(child: &Image, name: PathBuf) -> Result<Self> {
+        let [_, below, ..] = child.layers() else {
+            return Err(Error::usage("has no parent"));
+        };
+        let layers = child.chain().layers().iter().skip(1).cloned().collect();
+        let disk = Arc::new(Chain::new(layers)?);
+        Ok(Self {
+            backing: TargetBacking {
+                name,
+                path: below.path.clone(),
+                format: below.format,
+                size: disk.size(),
+                details: below.details.clone(),
+            },
+            disk,
+            files: child
+                .files()
+                .iter()
+                .skip_while(|file| **file != below.path)
+                .cloned()
+                .collect(),
         })
     }
 

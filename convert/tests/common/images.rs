@@ -31,9 +31,15 @@ pub(crate) fn info(path: &Path, format: &str) -> Value {
     let said = judge(
         Command::new("qemu-img")
             .args(["info", "--output=json", "-f", format])
-            .arg(path),
+            .arg(path)
+            .current_dir(folder(path)),
     );
     serde_json::from_str(&said).unwrap()
+}
+
+/// The folder of an image: QEMU looks for data files in the one that it runs in.
+fn folder(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 /// The content of an image as qemu-img reads it.
@@ -43,7 +49,8 @@ pub(crate) fn content(path: &Path, format: &str) -> Vec<u8> {
         Command::new("qemu-img")
             .args(["convert", "-f", format, "-O", "raw"])
             .arg(path)
-            .arg(&out),
+            .arg(&out)
+            .current_dir(folder(path)),
     );
     let bytes = fs::read(&out).unwrap();
     fs::remove_file(out).unwrap();
@@ -56,10 +63,13 @@ pub(crate) fn sound(path: &Path, format: &str) {
         judge(
             Command::new("qemu-img")
                 .args(["check", "-f", format])
-                .arg(path),
+                .arg(path)
+                .current_dir(folder(path)),
         );
     }
-    run(["check".as_ref(), path.as_os_str()]).exits(0);
+    if matches!(format, "raw" | "vpc" | "vhdx" | "vdi") {
+        run(["check".as_ref(), path.as_os_str()]).exits(0);
+    }
 }
 
 /// The journal of an image.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
-use rehost_image::{Format, parse_size};
+use rehost_image::{Compression, Format, parse_size};
 
 use super::{Opening, Reporting, Writing};
 
@@ -134,6 +134,85 @@ pub struct Undo {
     /// only those in the image's own folder
     #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub allow_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `create`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost create disk.qcow2 10G -o cluster_size=2M\n  rehost create child.qcow2 -B base.vmdk"
+)]
+pub struct Create {
+    /// The disk image to make
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// Its size (10G, 512M); that of its parent if not given
+    #[arg(value_parser = size, required_unless_present = "backing")]
+    pub size: Option<u64>,
+    /// Make it the child of this image
+    #[arg(short = 'B', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub backing: Option<PathBuf>,
+    /// The format of the backing image; without it, its signature decides
+    #[arg(short = 'F', long, value_name = "FORMAT", requires = "backing")]
+    pub backing_format: Option<Format>,
+    /// Also open parents below this folder (may be repeated); without it, only those in the backing
+    /// image's own folder
+    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub allow_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `measure`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost measure --to qcow2 disk.vmdk\n  rehost measure --to qcow2 --compress zstd disk.raw\n  rehost measure --to vhd -o subformat=fixed --size 10G"
+)]
+pub struct Measure {
+    /// The disk image that would be converted
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "size")]
+    pub source: Option<PathBuf>,
+    /// Measure an image without content, of this size
+    #[arg(long, value_name = "BYTES", value_parser = size, conflicts_with = "source")]
+    pub size: Option<u64>,
+    /// The parent that the new image would have
+    #[arg(short = 'B', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub backing: Option<PathBuf>,
+    /// The format of the backing image; without it, its signature decides
+    #[arg(short = 'F', long, value_name = "FORMAT", requires = "backing")]
+    pub backing_format: Option<Format>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `compact`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost compact disk.qcow2\n  rehost compact --compress zstd archive.qcow2"
+)]
+pub struct Compact {
+    /// The disk image; it is replaced when the new one is whole
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// Compress it, otherwise than it is
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    pub compress: Option<Compression>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub reporting: Reporting,

@@ -366,8 +366,14 @@ impl Target for Qcow2Target {
         self.geometry.unit()
     }
 
+    /// Ascending when compressed: packed and whole clusters then share the room, and only one order
+    /// always gives the same file, as long as `measure` says.
     fn order(&self) -> Order {
-        Order::Any
+        if self.packer.is_some() {
+            Order::Ascending
+        } else {
+            Order::Any
+        }
     }
 
     fn pack<'a>(&self, offset: u64, plain: &'a [u8]) -> Result<Payload<'a>> {
