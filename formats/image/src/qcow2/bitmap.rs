@@ -14,8 +14,9 @@ use crate::Bitmap;
 const MAX_DIRECTORY: u64 = 0x1_0000 * 0x440;
 /// Bytes of one bitmap's bits that are counted. Ours: QEMU's limit for a whole bitmap is 512 MiB.
 const MAX_BITS: u64 = 512 << 20;
-/// Entries of a bitmap table. QEMU's: `BME_MAX_TABLE_SIZE`.
-const MAX_TABLE: u64 = 0x800_0000;
+/// Entries of a bitmap table: 32 MiB of memory. Ours: with 512 byte clusters, more bits than QEMU's
+/// limit for a whole bitmap has room for.
+const MAX_TABLE: u64 = 4 << 20;
 
 pub(super) const IN_USE: u32 = 1;
 pub(super) const AUTO: u32 = 2;

@@ -11,6 +11,8 @@ use crate::Snapshot;
 
 /// Snapshots of one image. QEMU's: `QCOW_MAX_SNAPSHOTS`.
 pub(super) const MAX_SNAPSHOTS: u32 = 65_536;
+/// Bytes of the table. QEMU's: `QCOW_MAX_SNAPSHOTS_SIZE`.
+const MAX_TABLE: u64 = 64 << 20;
 /// Extra bytes of one entry. QEMU's: `QCOW_MAX_SNAPSHOT_EXTRA_DATA`.
 const MAX_EXTRA: u64 = 1024;
 /// Bytes before the extra data.
@@ -71,6 +73,12 @@ impl SnapshotTable {
             let (entry, len) = Entry::read(storage, place)?;
             table.entries.push(entry);
             table.len = table.len.saturating_add(len);
+            if table.len > MAX_TABLE {
+                return Err(Error::corrupt("snapshot table is too long")
+                    .in_structure("snapshot table")
+                    .at(place)
+                    .mismatch(format!("at most {MAX_TABLE} bytes"), table.len));
+            }
         }
         Ok(table)
     }

@@ -1,5 +1,7 @@
 //! Every reference of an image: each L1 and L2 table once, however many snapshots share it.
 
+use std::collections::HashSet;
+
 use rehost_block::{Error, Result, Storage};
 
 use crate::check::{Check, Finding, Repair};
@@ -12,9 +14,13 @@ use super::super::tables::words;
 use super::entries::{Held, examine_l1, examine_l2, wrong};
 use super::tally::{Kind, Place, Tally};
 
-/// L1 entries of all snapshots together, 128 MiB of memory. Ours: a thousand snapshots of an 8 TiB
-/// disk.
-const MAX_L1_ENTRIES: u64 = 16 << 20;
+/// L1 entries of all snapshots together. Ours: a thousand snapshots of a 4 TiB disk, and 200 MiB of
+/// memory where none share a table.
+const MAX_L1_ENTRIES: u64 = 8 << 20;
+/// L2 tables collected before those that are the same are put together.
+const COLLECTED: usize = 1 << 20;
+/// Clusters of one file. QEMU's: its check counts them in a C int.
+const MAX_CLUSTERS: u64 = (1 << 31) - 1;
 
 /// One L1 table.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +36,17 @@ pub(super) struct L1 {
 pub(super) struct Shared {
     pub(super) offset: u64,
     pub(super) weight: u64,
-    /// One of the L1 entries.
-    pub(super) named_at: Place,
+    /// Where one of the L1 entries is.
+    place: u64,
+}
+
+impl Shared {
+    pub(super) const fn named_at(&self) -> Place {
+        Place {
+            structure: "L1 table",
+            offset: self.place,
+        }
+    }
 }
 
 /// What of an image leads to its clusters.
@@ -58,6 +73,11 @@ impl<'a> Scan<'a> {
         header: &'a Header,
         check: &mut Check,
     ) -> Result<Self> {
+        let clusters = storage.size().div_ceil(header.geometry.unit().get());
+        if clusters > MAX_CLUSTERS {
+            return Err(Error::unsupported("file is too large to be checked")
+                .mismatch(format!("at most {MAX_CLUSTERS} clusters"), clusters));
+        }
         let rules = Rules {
             geometry: header.geometry,
             zero_clusters: header.version > 2,
@@ -123,9 +143,9 @@ impl<'a> Scan<'a> {
                 self.l1s.push(l1);
             }
         }
-        for (entry, snapshot) in self.snapshots.entries.iter().enumerate() {
-            let same = |other: &&super::super::snapshot_table::Entry| other.id == snapshot.id;
-            if self.snapshots.entries.iter().take(entry).any(|x| same(&x)) {
+        let mut ids = HashSet::new();
+        for snapshot in &self.snapshots.entries {
+            if !ids.insert(&snapshot.id) {
                 let place = Place {
                     structure: "snapshot table",
                     offset: snapshot.place,
@@ -142,8 +162,11 @@ impl<'a> Scan<'a> {
                 .in_structure("snapshot table")
                 .mismatch(format!("at most {MAX_L1_ENTRIES} L1 entries"), total));
         }
-        let mut found = Vec::new();
-        for l1 in &self.l1s {
+        let mut merged = 0;
+        for at in 0..self.l1s.len() {
+            let Some(l1) = self.l1s.get(at).copied() else {
+                break;
+            };
             let table = words(self.storage, l1.offset, l1.entries)?;
             for (at, entry) in table.iter().enumerate() {
                 let place = Place {
@@ -151,29 +174,35 @@ impl<'a> Scan<'a> {
                     offset: l1.offset.saturating_add(amount(at).saturating_mul(8)),
                 };
                 let l2 = examine_l1(&self.rules, *entry, place, &mut |x| check.find(x));
-                found.extend(l2.map(|l2| (l2, place.offset)));
+                self.l2s.extend(l2.map(|offset| Shared {
+                    offset,
+                    weight: 1,
+                    place: place.offset,
+                }));
             }
             if l1.named_at.structure == "header" {
                 self.active = table;
             }
-        }
-        found.sort_unstable();
-        for (offset, place) in found {
-            match self.l2s.last_mut() {
-                Some(last) if last.offset == offset => {
-                    last.weight = last.weight.saturating_add(1);
-                }
-                _ => self.l2s.push(Shared {
-                    offset,
-                    weight: 1,
-                    named_at: Place {
-                        structure: "L1 table",
-                        offset: place,
-                    },
-                }),
+            if self.l2s.len().saturating_sub(merged) > COLLECTED {
+                self.merge_l2s();
+                merged = self.l2s.len();
             }
         }
+        self.merge_l2s();
         Ok(())
+    }
+
+    /// Puts entries that lead to the same table together.
+    fn merge_l2s(&mut self) {
+        self.l2s
+            .sort_unstable_by_key(|shared| (shared.offset, shared.place));
+        self.l2s.dedup_by(|next, kept| {
+            let same = next.offset == kept.offset;
+            if same {
+                kept.weight = kept.weight.saturating_add(next.weight);
+            }
+            same
+        });
     }
 
     /// The entries of the L2 table at `offset`; none when it is not wholly in the file.
@@ -205,7 +234,7 @@ impl<'a> Scan<'a> {
         self.count_bitmaps(tally, check)?;
         for shared in &self.l2s {
             let range = (shared.offset, size);
-            tally.refer(Kind::L2, range, shared.weight, shared.named_at, check);
+            tally.refer(Kind::L2, range, shared.weight, shared.named_at(), check);
             self.count_l2(shared, tally, check)?;
         }
         Ok(())
@@ -217,7 +246,7 @@ impl<'a> Scan<'a> {
         let whole = !geometry.is_aligned(self.file_size);
         if !in_file && whole && shared.offset < self.file_size {
             let text = "L2 table is cut off by the end of the file";
-            tally.find(check, wrong(shared.named_at, Repair::No, text));
+            tally.find(check, wrong(shared.named_at(), Repair::No, text));
         }
         for (at, raw) in self.l2(shared.offset)?.into_iter().enumerate() {
             let place = self.l2_place(shared.offset, at);
@@ -259,7 +288,18 @@ impl<'a> Scan<'a> {
             let area = (directory.area.offset, directory.area.len);
             tally.refer(Kind::Bitmaps, area, 1, place, check);
         }
+        let mut total = 0u64;
         for bitmap in &self.bitmaps {
+            total = total.saturating_add(bitmap.table_entries.saturating_mul(8));
+            if total > self.file_size {
+                let place = Place {
+                    structure: "bitmap directory",
+                    offset: bitmap.place,
+                };
+                let text = "bitmap tables are longer than the file, together";
+                tally.find(check, wrong(place, Repair::No, text));
+                break;
+            }
             let place = Place {
                 structure: "bitmap directory",
                 offset: bitmap.place,
