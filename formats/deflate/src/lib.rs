@@ -3,7 +3,8 @@
 //! qcow2's readers may inflate with a window of 4 KiB, because QEMU writes with one. The fast deflate
 //! libraries know the 32 KiB window alone, and zlib takes its time: so this is our own. It knows the
 //! whole unit at once (a cluster, 512 bytes to 2 MiB), keeps its tables in the processor's first
-//! cache, and makes no larger streams than zlib does at the level of the same number.
+//! cache, and made no larger streams than zlib-rs at levels 1, 3, 6 and 9 of a
+//! program file, nor than QEMU's zlib at its level 6 of a Debian disk.
 //!
 //! Units that no codec makes smaller are told by [`is_noise`], at memory speed.
 //!
