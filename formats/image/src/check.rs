@@ -167,6 +167,9 @@ pub fn repair(
     match format {
         Format::Vmdk => vmdk::repair(&editing),
         Format::Qcow2 => qcow2::repair(&editing),
+        Format::Vdi => vdi::repair(&editing),
+        Format::Vhd => vhd::repair(&editing),
+        Format::Vhdx => vhdx::repair(&editing),
         _ => Err(editing.refused(format, "repaired")),
     }
     .map_err(|error| error.in_file(&path))

@@ -50,6 +50,11 @@ impl Claims {
         gaps
     }
 
+    /// Whether a claim begins in `range`.
+    pub(crate) fn starts_in(&self, range: &Range<u64>) -> bool {
+        self.0.iter().any(|claim| range.contains(&claim.start))
+    }
+
     /// Where the last claim ends.
     pub(crate) fn end(&self) -> u64 {
         self.0.iter().map(|claim| claim.end).max().unwrap_or(0)

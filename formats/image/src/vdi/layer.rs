@@ -16,11 +16,11 @@ pub(super) const ZERO: u32 = 0xffff_fffe;
 
 /// An opened image.
 #[derive(Debug)]
-struct Vdi {
-    storage: Arc<dyn Storage>,
-    file_size: u64,
-    header: Header,
-    map: Vec<u32>,
+pub(super) struct Vdi {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) file_size: u64,
+    pub(super) header: Header,
+    pub(super) map: Vec<u32>,
 }
 
 /// What the map says of a block.

@@ -10,12 +10,16 @@
 //! written.
 
 mod check;
+mod edit;
 mod header;
 mod layer;
 mod parent;
+mod repair;
 mod target;
 
 pub(crate) use check::check;
+pub(crate) use edit::edit;
 pub(crate) use header::is_vdi;
 pub(crate) use layer::open;
+pub(crate) use repair::repair;
 pub(crate) use target::create;

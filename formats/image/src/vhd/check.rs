@@ -238,7 +238,7 @@ fn check_room(
         repair,
     };
     for gap in claims.gaps(least) {
-        check.find(lost(gap.start, gap.end, Repair::Safe));
+        check.find(lost(gap.start, gap.end, Repair::No));
     }
     let tail = found.end.saturating_sub(claims.end());
     if tail >= least && !is_device(storage) {

@@ -48,6 +48,17 @@ pub(super) enum DiskType {
     Differencing,
 }
 
+impl DiskType {
+    /// As the footer has it.
+    const fn number(self) -> u32 {
+        match self {
+            Self::Fixed => 2,
+            Self::Dynamic => 3,
+            Self::Differencing => 4,
+        }
+    }
+}
+
 /// Cylinders, heads, sectors per track.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Geometry {
@@ -256,11 +267,6 @@ impl Footer {
 
     /// Its bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let disk_type: u32 = match self.disk_type {
-            DiskType::Fixed => 2,
-            DiskType::Dynamic => 3,
-            DiskType::Differencing => 4,
-        };
         let (_, version, host) = OURS;
         let mut bytes = Vec::with_capacity(FOOTER_LEN);
         bytes.extend(COOKIE);
@@ -275,11 +281,68 @@ impl Footer {
         bytes.extend(self.current_size.to_be_bytes());
         bytes.extend(self.geometry.cylinders.to_be_bytes());
         bytes.extend([self.geometry.heads, self.geometry.sectors]);
-        bytes.extend(disk_type.to_be_bytes());
+        bytes.extend(self.disk_type.number().to_be_bytes());
         bytes.extend([0; 4]);
         bytes.extend(self.unique_id);
         bytes.resize(FOOTER_LEN, 0);
         seal(bytes, CHECKSUM_AT)
+    }
+}
+
+/// A footer as it is in the file, with the fields that nobody here reads.
+#[derive(Debug, Clone)]
+pub(super) struct FooterBytes(Vec<u8>);
+
+impl FooterBytes {
+    /// The bytes of the footer that was `found`.
+    ///
+    /// # Errors
+    /// Io when the storage fails.
+    pub(super) fn read(storage: &dyn Storage, found: &Found) -> Result<Self> {
+        let at = if found.from_copy { 0 } else { found.end };
+        let left = usize::try_from(storage.size().saturating_sub(at)).unwrap_or(FOOTER_LEN);
+        let mut bytes = vec![0; FOOTER_LEN];
+        storage.read_at(
+            bytes.get_mut(..left.min(FOOTER_LEN)).unwrap_or_default(),
+            at,
+        )?;
+        Ok(Self(bytes))
+    }
+
+    fn set(&mut self, at: usize, value: &[u8]) {
+        if let Some(place) = self.0.get_mut(at..at.saturating_add(value.len())) {
+            place.copy_from_slice(value);
+        }
+    }
+
+    /// Says that the disk has `size` bytes, exactly: by a creator whose geometry nobody obeys.
+    pub(super) fn set_size(&mut self, size: u64) {
+        let geometry = Geometry::of(size / SECTOR);
+        let (creator, version, host) = OURS;
+        self.set(28, &creator);
+        self.set(32, &version.to_be_bytes());
+        self.set(36, &host);
+        self.set(48, &size.to_be_bytes());
+        self.set(56, &geometry.cylinders.to_be_bytes());
+        self.set(58, &[geometry.heads, geometry.sectors]);
+    }
+
+    /// Says what kind of disk it is.
+    pub(super) fn set_type(&mut self, disk_type: DiskType) {
+        self.set(60, &disk_type.number().to_be_bytes());
+    }
+
+    /// Says that the disk was changed now.
+    pub(super) fn touch(&mut self) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| timestamp(since.as_secs()));
+        self.set(24, &now.to_be_bytes());
+    }
+
+    /// The bytes, with the right checksum.
+    pub(super) fn sealed(&self) -> Vec<u8> {
+        seal(self.0.clone(), CHECKSUM_AT)
     }
 }
 

@@ -145,7 +145,11 @@ pub(super) const fn bitmap_len(block: u64) -> u64 {
 }
 
 impl Parent {
-    fn parse(fields: &Fields<'_>) -> Result<Self> {
+    /// The parent that the header in `fields` describes.
+    ///
+    /// # Errors
+    /// Corrupt when the header is too short.
+    pub(super) fn parse(fields: &Fields<'_>) -> Result<Self> {
         let mut locators = Vec::new();
         for nth in 0..LOCATORS {
             let at = nth.saturating_mul(LOCATOR_LEN).saturating_add(LOCATORS_AT);

@@ -8,18 +8,23 @@
 //! the sector bitmaps say.
 
 mod check;
+mod edit;
+mod fixed;
 mod footer;
 mod header;
 mod layout;
 mod naming;
 mod open;
 mod parent;
+mod repair;
 mod sparse;
 mod target;
 
 pub(crate) use check::check;
+pub(crate) use edit::edit;
 pub(crate) use footer::is_fixed;
 pub(crate) use open::open;
+pub(crate) use repair::repair;
 pub(crate) use target::create;
 
 /// The unit of the block allocation table and the bitmaps, in bytes.

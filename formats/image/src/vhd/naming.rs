@@ -8,12 +8,12 @@
 //!
 //! Leaves out on purpose: `MacX` locators, which say the same as `W2ru` in another encoding.
 
-use rehost_block::{Error, Result};
+use rehost_block::{Error, Fields, Result};
 use uuid::Uuid;
 
 use super::SECTOR;
 use super::footer::seal;
-use super::header::{CHECKSUM_AT, LOCATOR_LEN, LOCATORS_AT};
+use super::header::{CHECKSUM_AT, LOCATOR_LEN, LOCATORS_AT, Parent, STRUCTURE};
 use crate::Format;
 use crate::create::TargetBacking;
 use crate::details::Details;
@@ -120,6 +120,14 @@ impl Naming {
         }
         *header = seal(std::mem::take(header), CHECKSUM_AT);
     }
+}
+
+/// The parent that `header`, which is at `at` of the file, describes.
+///
+/// # Errors
+/// Corrupt when the header is too short.
+pub(super) fn parsed(header: &[u8], at: u64) -> Result<Parent> {
+    Parent::parse(&Fields::new(header, STRUCTURE, at))
 }
 
 /// Takes every word of a parent out of a dynamic disk header.

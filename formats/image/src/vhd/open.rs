@@ -76,13 +76,17 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<OpenedLayer> {
 
 /// A fixed disk: the guest's bytes before the footer.
 #[derive(Debug)]
-struct Fixed {
+pub(super) struct Fixed {
     storage: Arc<dyn Storage>,
     size: u64,
 }
 
 impl Fixed {
-    fn new(storage: Arc<dyn Storage>, size: u64, end: u64) -> Result<Self> {
+    /// The disk of `size` bytes before the footer at `end`.
+    ///
+    /// # Errors
+    /// As [`fits`].
+    pub(super) fn new(storage: Arc<dyn Storage>, size: u64, end: u64) -> Result<Self> {
         fits(size, end)?;
         Ok(Self { storage, size })
     }

@@ -63,6 +63,14 @@ pub(super) fn check_parent(
     })
 }
 
+/// Guest bytes of the parent; nothing when it cannot be opened.
+pub(super) fn parent_size(opening: &Opening<'_>, parent: &Parent) -> Option<u64> {
+    let names = names(&*opening.storage, parent).ok()?;
+    let (_, opened) = find(opening, &names).ok()?;
+    let (size, _) = Footer::find(&*opened.storage).ok()?.footer.size();
+    Some(size)
+}
+
 /// A unique id as it is printed.
 pub(super) fn text_id(id: [u8; 16]) -> String {
     uuid::Uuid::from_bytes(id).to_string()

@@ -29,14 +29,14 @@ pub(super) enum Absent {
 #[derive(Debug)]
 pub(super) struct Sparse {
     storage: Arc<dyn Storage>,
-    header: Header,
-    size: u64,
+    pub(super) header: Header,
+    pub(super) size: u64,
     /// Where blocks must end: at the footer, or the end of the file.
-    end: u64,
-    bitmap_len: u64,
+    pub(super) end: u64,
+    pub(super) bitmap_len: u64,
     /// The sector of each block.
-    table: Vec<u32>,
-    absent: Absent,
+    pub(super) table: Vec<u32>,
+    pub(super) absent: Absent,
     kept: Vec<Mutex<Option<Kept>>>,
 }
 
@@ -91,12 +91,34 @@ impl Sparse {
         })
     }
 
-    fn entry(&self, index: u64) -> u32 {
+    /// The sector of block `index`, or [`UNUSED`].
+    pub(super) fn entry(&self, index: u64) -> u32 {
         usize::try_from(index)
             .ok()
             .and_then(|index| self.table.get(index))
             .copied()
             .unwrap_or(UNUSED)
+    }
+
+    /// Changes the sector of block `index`.
+    pub(super) fn set_entry(&mut self, index: u64, sector: u32) {
+        let entry = usize::try_from(index)
+            .ok()
+            .and_then(|index| self.table.get_mut(index));
+        if let Some(entry) = entry {
+            *entry = sector;
+        }
+    }
+
+    /// Has the bitmap of block `index` read again.
+    pub(super) fn forget_bitmap(&mut self, index: u64) {
+        let slots = u64::try_from(self.kept.len()).unwrap_or(1).max(1);
+        let slot = index
+            .checked_rem(slots)
+            .and_then(|slot| self.kept.get_mut(usize::try_from(slot).ok()?));
+        if let Some(slot) = slot {
+            *slot.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 
     fn nothing(&self, len: u64) -> Located {
@@ -121,7 +143,10 @@ impl Sparse {
     }
 
     /// Where block `index` begins, whose entry is `sector`.
-    fn block(&self, index: u64, sector: u32) -> Result<u64> {
+    ///
+    /// # Errors
+    /// Corrupt when it lies past the end or over a structure.
+    pub(super) fn block(&self, index: u64, sector: u32) -> Result<u64> {
         let at = u64::from(sector).saturating_mul(SECTOR);
         let data = at.saturating_add(self.bitmap_len);
         if data >= self.end {
@@ -171,7 +196,7 @@ impl Sparse {
 }
 
 /// Whether bit `sector` is set, and for how many sectors that holds, to `until` at most.
-fn stretch(bitmap: &[u8], sector: u64, until: u64) -> (bool, u64) {
+pub(super) fn stretch(bitmap: &[u8], sector: u64, until: u64) -> (bool, u64) {
     let byte = |at: u64| -> u8 {
         usize::try_from(at / 8)
             .ok()

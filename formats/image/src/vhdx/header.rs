@@ -3,7 +3,7 @@
 //! \[MS-VHDX\] §2.2.1, §2.2.2. The current header is the valid one with the greater sequence number;
 //! one damaged header is what a crash during its update leaves, and no error.
 
-use rehost_block::{Error, Fields, Result, Storage};
+use rehost_block::{Error, Fields, Result, Storage, StorageMut};
 use uuid::Uuid;
 
 use super::{KIB64, MIB, checksum};
@@ -108,6 +108,18 @@ impl Header {
                 .mismatch("a multiple of 1 MiB, not 0", header.log_offset));
         }
         Ok(header)
+    }
+
+    /// Writes it over both headers of `storage`, each with the next sequence number.
+    ///
+    /// # Errors
+    /// Io when the storage fails.
+    pub(super) fn renew(&mut self, storage: &dyn StorageMut) -> Result<()> {
+        for at in HEADERS {
+            self.sequence = self.sequence.wrapping_add(1);
+            storage.write_at(&self.encode(), at)?;
+        }
+        Ok(())
     }
 
     /// The header as bytes.

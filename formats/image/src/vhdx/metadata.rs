@@ -16,22 +16,23 @@ use super::{CHUNK_SECTORS, KIB64, MAX_SIZE, MIB, length};
 const STRUCTURE: &str = "metadata table";
 
 /// Length of the table, in bytes; the items come after it.
-const TABLE_LEN: usize = 1 << 16;
+pub(super) const TABLE_LEN: usize = 1 << 16;
 
-const FILE_PARAMETERS: Uuid = Uuid::from_u128(0xCAA1_6737_FA36_4D43_B3B6_33F0_AA44_E76B);
-const VIRTUAL_DISK_SIZE: Uuid = Uuid::from_u128(0x2FA5_4224_CD1B_4876_B211_5DBE_D83B_F4B8);
+pub(super) const FILE_PARAMETERS: Uuid = Uuid::from_u128(0xCAA1_6737_FA36_4D43_B3B6_33F0_AA44_E76B);
+pub(super) const VIRTUAL_DISK_SIZE: Uuid =
+    Uuid::from_u128(0x2FA5_4224_CD1B_4876_B211_5DBE_D83B_F4B8);
 const VIRTUAL_DISK_ID: Uuid = Uuid::from_u128(0xBECA_12AB_B2E6_4523_93EF_C309_E000_C746);
 const LOGICAL_SECTOR: Uuid = Uuid::from_u128(0x8141_BF1D_A96F_4709_BA47_F233_A8FA_AB5F);
 const PHYSICAL_SECTOR: Uuid = Uuid::from_u128(0xCDA3_48C7_445D_4471_9CC9_E988_5251_C556);
-const PARENT_LOCATOR: Uuid = Uuid::from_u128(0xA8D3_5F2D_B30B_454D_ABF7_D3D8_4834_AB0C);
+pub(super) const PARENT_LOCATOR: Uuid = Uuid::from_u128(0xA8D3_5F2D_B30B_454D_ABF7_D3D8_4834_AB0C);
 
 /// Flags of an item.
 const IS_USER: u32 = 1;
 const IS_VIRTUAL_DISK: u32 = 2;
-const IS_REQUIRED: u32 = 4;
+pub(super) const IS_REQUIRED: u32 = 4;
 
 /// Flag of the file parameters.
-const HAS_PARENT: u32 = 2;
+pub(super) const HAS_PARENT: u32 = 2;
 
 /// What the metadata of a disk says.
 #[derive(Debug, Clone)]
@@ -343,7 +344,7 @@ impl Metadata {
 }
 
 /// A table entry of the item `value`, which is at `offset` of the region.
-fn entry(guid: Uuid, offset: usize, value: &[u8], flags: u32) -> Vec<u8> {
+pub(super) fn entry(guid: Uuid, offset: usize, value: &[u8], flags: u32) -> Vec<u8> {
     let mut bytes = guid.to_bytes_le().to_vec();
     for word in [offset, value.len()] {
         bytes.extend(u32::try_from(word).unwrap_or(u32::MAX).to_le_bytes());

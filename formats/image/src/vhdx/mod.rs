@@ -9,7 +9,9 @@
 //! Which blocks share a place in the file is a check and not a read.
 
 mod check;
+mod edit;
 mod header;
+mod items;
 mod layer;
 mod layout;
 mod locator;
@@ -19,10 +21,13 @@ mod open;
 mod pages;
 mod patched;
 mod region;
+mod repair;
 mod target;
 
 pub(crate) use check::check;
+pub(crate) use edit::edit;
 pub(crate) use open::open;
+pub(crate) use repair::repair;
 pub(crate) use target::create;
 
 use std::ops::Range;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rehost_block::{Error, Result, Storage};
+use rehost_block::{Error, Result, Storage, StorageMut};
 
 use super::{amount, length};
 
@@ -85,6 +85,23 @@ impl Patched {
             self.patches.insert(end, rest);
         }
         self.patches.insert(start, Patch { end, content });
+    }
+
+    /// Writes to `storage`, which is the file, what the log changes.
+    ///
+    /// # Errors
+    /// Io when the storage fails.
+    pub(super) fn apply(&self, storage: &dyn StorageMut) -> Result<()> {
+        if storage.size() < self.size {
+            storage.set_size(self.size)?;
+        }
+        for (start, patch) in &self.patches {
+            match &patch.content {
+                Content::Zero => storage.zero_at(*start, patch.end.saturating_sub(*start))?,
+                Content::Bytes(bytes) => storage.write_at(bytes, *start)?,
+            }
+        }
+        Ok(())
     }
 
     /// Whether the file itself holds all of the range, so that it can be read, and shared, without

@@ -2,7 +2,7 @@
 //!
 //! \[MS-VHDX\] §2.2.3. There are two copies; the first valid one counts.
 
-use rehost_block::{Error, Fields, Result, Storage};
+use rehost_block::{Error, Fields, Result, Storage, StorageMut};
 use uuid::Uuid;
 
 use super::header::seal;
@@ -102,7 +102,11 @@ impl Regions {
                         format!("needs region {guid}, which this program does not know"),
                     ));
                 }
-                _ => continue,
+                _ => {
+                    // Whose it is does not matter: no block may lie there.
+                    taken.push(Taken::new("unknown region", region.offset, region.len));
+                    continue;
+                }
             };
             if region.offset < MIB || !region.offset.is_multiple_of(MIB) {
                 return Err(fields
@@ -137,6 +141,41 @@ impl Regions {
             bat: bat.ok_or_else(|| missing("block allocation table"))?,
             metadata: metadata.ok_or_else(|| missing("metadata region"))?,
         })
+    }
+
+    /// Moves the block allocation table to `region` in both copies of the table in `storage`.
+    ///
+    /// # Errors
+    /// Corrupt when neither copy is valid; Io when the storage fails.
+    pub(super) fn move_table(storage: &dyn StorageMut, region: Region) -> Result<()> {
+        let (mut bytes, _) = Self::copies(storage)?;
+        for entry in bytes.get_mut(16..).unwrap_or_default().chunks_exact_mut(32) {
+            if !entry.starts_with(&BAT.to_bytes_le()) {
+                continue;
+            }
+            let len = u32::try_from(region.len).unwrap_or(u32::MAX);
+            let values = region
+                .offset
+                .to_le_bytes()
+                .into_iter()
+                .chain(len.to_le_bytes());
+            for (place, byte) in entry.iter_mut().skip(16).zip(values) {
+                *place = byte;
+            }
+        }
+        Self::write_copies(storage, bytes)
+    }
+
+    /// Writes `bytes` as both copies of the table, with their checksum.
+    ///
+    /// # Errors
+    /// Io when the storage fails.
+    pub(super) fn write_copies(storage: &dyn StorageMut, mut bytes: Vec<u8>) -> Result<()> {
+        seal(&mut bytes);
+        for at in TABLES {
+            storage.write_at(&bytes, at)?;
+        }
+        Ok(())
     }
 
     /// The table as bytes.

@@ -1,6 +1,7 @@
 //! What the tests of all formats share: running the foreign tools, making disk content, writing it
 //! into an image, reading a whole disk. Each format uses what it needs of it.
 
+pub(crate) mod changing;
 pub(crate) mod corpora;
 pub(crate) mod second;
 pub(crate) mod sharing;

@@ -1,6 +1,7 @@
 //! VDI against foreign judges: qemu-img makes, checks and reads the images.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod changing;
 mod corruption;
 mod options;
 mod parents;

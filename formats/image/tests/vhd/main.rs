@@ -1,6 +1,8 @@
 //! VHD against foreign judges: qemu-img and qemu-io make, change and read the images.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod changing;
+mod checks;
 mod corpora;
 mod corruption;
 mod options;

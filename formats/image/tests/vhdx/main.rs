@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bytes;
+mod changing;
+mod checks;
 mod corpora;
 mod corruption;
 mod log;
