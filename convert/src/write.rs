@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use rehost_block::{Disk, Error, Result};
-use rehost_image::{Compression, Format, TargetOptions, VmdkKind, Wrapper, Written};
+use rehost_image::{Compression, Format, KeptBitmap, TargetOptions, VmdkKind, Wrapper, Written};
 use serde::Serialize;
 
 pub(crate) use ground::{spare_sources, spec};
@@ -31,6 +31,8 @@ pub struct Writing<'a> {
     pub compression: Option<Compression>,
     /// The image whose content the target is to hold only the difference to.
     pub parent: Option<&'a Parent>,
+    /// Bitmaps of the source that a qcow2 target is to have too.
+    pub bitmaps: Vec<KeptBitmap>,
     /// What becomes of an existing target.
     pub existing: Existing,
     /// The files of the source, none of which may be written over.
@@ -68,6 +70,7 @@ impl<'a> Writing<'a> {
             options,
             compression: None,
             parent: None,
+            bitmaps: Vec::new(),
             existing: Existing::Keep,
             sources: &[],
             threads: None,

@@ -1,10 +1,13 @@
 //! `rehost convert`: one image into another format.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
-use rehost_block::Error;
-use rehost_image::{Format, Image, TargetOptions, VhdKind};
+use rehost_block::{Error, File, Storage};
+use rehost_image::{
+    Compat, Details, Format, Image, KeptBitmap, TargetOptions, VhdKind, keep_bitmaps,
+};
 use serde::Serialize;
 
 use super::args::{self, ChecksumChoice, Convert, Copying};
@@ -54,13 +57,11 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
             Parent::open(path, args.copying.backing_format, &args.target, allowed)
         })
         .transpose()?;
+    let writing = writing(&args.writing, &args.target, image.files())?;
     let writing = Writing {
         parent: parent.as_ref(),
-        ..with_care(
-            &args.copying,
-            &args.target,
-            writing(&args.writing, &args.target, image.files())?,
-        )
+        bitmaps: kept_bitmaps(&image, &writing.options, voice)?,
+        ..with_care(&args.copying, &args.target, writing)
     };
     let to = writing.options.format();
     let told = image.layers().first().and_then(evidence);
@@ -89,6 +90,37 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
         })?;
     }
     Ok(if lost == 0 { Answer::Done } else { Answer::No })
+}
+
+/// The source's bitmaps that the target can have too; says so when it cannot.
+fn kept_bitmaps(image: &Image, options: &TargetOptions, voice: Voice) -> Result<Vec<KeptBitmap>> {
+    let Some(layer) = image.layers().first() else {
+        return Ok(Vec::new());
+    };
+    let Details::Qcow2(details) = &layer.details else {
+        return Ok(Vec::new());
+    };
+    // What a snapshot held is not what the bitmaps tell of; and packed files have no room to look.
+    if details.bitmaps == 0 || layer.wrapper.is_some() {
+        return Ok(Vec::new());
+    }
+    let takes = matches!(options, TargetOptions::Qcow2(options) if options.compat == Compat::V3);
+    if !takes {
+        voice.step(format_args!(
+            "Leaving out {} bitmaps of the source, which the target cannot have.",
+            details.bitmaps
+        ));
+        return Ok(Vec::new());
+    }
+    let storage: Arc<dyn Storage> = Arc::new(File::open(&layer.path)?);
+    let kept = keep_bitmaps(&layer.path, layer.format, &storage)?;
+    let lost = u64::from(details.bitmaps) - kept.len() as u64;
+    if lost > 0 {
+        voice.step(format_args!(
+            "Leaving out {lost} bitmaps that no writer vouches for."
+        ));
+    }
+    Ok(kept)
 }
 
 /// The source, from standard input if that is meant.

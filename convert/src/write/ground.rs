@@ -246,6 +246,7 @@ pub(crate) fn spec(size: u64, name: &Path, writing: &Writing<'_>) -> TargetSpec 
             .into_owned(),
         compression: writing.compression,
         backing: writing.parent.map(|parent| parent.backing().clone()),
+        bitmaps: writing.bitmaps.clone(),
         options: writing.options.clone(),
     }
 }

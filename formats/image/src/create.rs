@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Result, StorageMut};
 
 use crate::options::{Compression, TargetOptions};
+use crate::qcow2::KeptBitmap;
 use crate::target::{Target, TargetFiles};
 use crate::{Details, Format, qcow2, raw, vdi, vhd, vhdx, vmdk};
 
@@ -36,6 +37,8 @@ pub struct TargetSpec {
     pub compression: Option<Compression>,
     /// The parent: units never put are its. `None` for an image that stands alone.
     pub backing: Option<TargetBacking>,
+    /// Bitmaps of the source that the target is to have too. Formats without bitmaps leave them out.
+    pub bitmaps: Vec<KeptBitmap>,
     /// The format, and what only it can be asked for.
     pub options: TargetOptions,
 }
@@ -55,6 +58,7 @@ impl TargetSpec {
             name,
             compression: None,
             backing: None,
+            bitmaps: Vec::new(),
             options,
         })
     }

@@ -54,6 +54,9 @@ pub use options::{
     TargetOptions, VdiKind, VdiOptions, VhdKind, VhdOptions, VhdxOptions, VhdxSubformat, VmdkKind,
     VmdkOptions, Wrap, parse_size,
 };
-pub use snapshots::{Bitmap, Snapshot, Snapshots, bitmaps, edit_snapshots, snapshots};
+pub use qcow2::KeptBitmap;
+pub use snapshots::{
+    Bitmap, Snapshot, Snapshots, bitmaps, edit_snapshots, keep_bitmaps, snapshots,
+};
 pub use target::{OneFile, Order, Payload, Placed, Target, TargetFiles, Written};
 pub use wrapper::{Access, Unpacking, Wrapper, Wrapping, unwrap, wrap};

@@ -13,6 +13,7 @@ use rehost_block::{Error, Opener, Result, Storage, StorageMut};
 use serde::Serialize;
 
 use crate::in_place::{EditFiles, Editing};
+use crate::qcow2::KeptBitmap;
 use crate::{Format, qcow2};
 
 /// One internal snapshot.
@@ -99,6 +100,22 @@ pub fn snapshots(path: &Path, format: Format, storage: Arc<dyn Storage>) -> Resu
 pub fn bitmaps(path: &Path, format: Format, storage: Arc<dyn Storage>) -> Result<Vec<Bitmap>> {
     match format {
         Format::Qcow2 => qcow2::bitmaps(&*storage).map_err(|error| error.in_file(path)),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The bitmaps of the image at `path` that mean something, for a target to have them too. Formats
+/// without any have none.
+///
+/// # Errors
+/// As [`Image::open`](crate::Image::open).
+pub fn keep_bitmaps(
+    path: &Path,
+    format: Format,
+    storage: &Arc<dyn Storage>,
+) -> Result<Vec<KeptBitmap>> {
+    match format {
+        Format::Qcow2 => qcow2::keep_bitmaps(storage).map_err(|error| error.in_file(path)),
         _ => Ok(Vec::new()),
     }
 }

@@ -13,7 +13,7 @@ pub(super) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 /// Autoclear: the data file is a valid raw image.
 pub(super) const AUTOCLEAR_RAW: u64 = 1 << 1;
 
-const BITMAPS: u32 = 0x2385_2875;
+pub(super) const BITMAPS: u32 = 0x2385_2875;
 const FULL_ENCRYPTION: u32 = 0x0537_be77;
 
 /// One header extension, as it is.

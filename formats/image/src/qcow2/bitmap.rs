@@ -21,7 +21,7 @@ const MAX_TABLE: u64 = 4 << 20;
 pub(super) const IN_USE: u32 = 1;
 pub(super) const AUTO: u32 = 2;
 /// Bit 0 of a table entry without an offset: all bits are set.
-const ALL_ONES: u64 = 1;
+pub(super) const ALL_ONES: u64 = 1;
 
 /// One entry of the directory.
 #[derive(Debug, Clone)]
@@ -119,16 +119,20 @@ impl Entry {
             .map_err(|error| error.in_structure("bitmap table"))
     }
 
-    /// How many bits are set for a disk of `size` bytes.
-    fn count(&self, geometry: &Geometry, size: u64, storage: &dyn Storage) -> Result<u64> {
-        let granularity = 1u64
-            .checked_shl(u32::from(self.granularity_bits))
+    /// Guest bytes per bit.
+    pub(super) fn granularity(&self) -> Result<u64> {
+        1u64.checked_shl(u32::from(self.granularity_bits))
             .filter(|granularity| *granularity >= 512)
             .ok_or_else(|| {
                 Error::corrupt("granularity of a bitmap is out of range")
                     .in_structure("bitmap directory")
                     .at(self.place.saturating_add(17))
-            })?;
+            })
+    }
+
+    /// How many bits are set for a disk of `size` bytes.
+    fn count(&self, geometry: &Geometry, size: u64, storage: &dyn Storage) -> Result<u64> {
+        let granularity = self.granularity()?;
         let mut left = size.div_ceil(granularity);
         if left.div_ceil(8) > MAX_BITS {
             return Err(Error::unsupported("bitmap is too long to count its bits")

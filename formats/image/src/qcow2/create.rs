@@ -54,7 +54,7 @@ pub(super) fn create(
             Some(files.create(name)?)
         }
     };
-    Qcow2Target::new(design, packer, storage, data)
+    Qcow2Target::new(design, packer, spec.bitmaps.clone(), storage, data)
 }
 
 /// Options that exclude each other.
@@ -78,6 +78,7 @@ fn refuse_contradictions(spec: &TargetSpec, options: &Qcow2Options) -> Result<()
         ),
         (v2 && outside, "compat=0.10", "data_file"),
         (v2 && zstd, "compat=0.10", "zstd"),
+        (v2 && !spec.bitmaps.is_empty(), "compat=0.10", "bitmaps"),
         (
             outside && spec.compression.is_some(),
             "data_file",

@@ -21,6 +21,7 @@ mod edit;
 mod entry;
 mod extension;
 mod header;
+mod kept;
 mod layer;
 mod mapping;
 mod new_header;
@@ -45,6 +46,7 @@ use crate::{
     Bitmap, Format, Qcow2Options, Snapshot, Snapshots, Target, TargetFiles, TargetSpec, codec,
 };
 use header::Header;
+pub use kept::KeptBitmap;
 use layer::Qcow2;
 use snapshot_table::SnapshotTable;
 
@@ -175,6 +177,11 @@ pub(crate) fn snapshots(storage: &dyn Storage) -> Result<Vec<Snapshot>> {
 /// The bitmaps of one qcow2 file.
 pub(crate) fn bitmaps(storage: &dyn Storage) -> Result<Vec<Bitmap>> {
     bitmap::describe(&Header::read_any(storage)?, storage)
+}
+
+/// The bitmaps of one qcow2 file, for another to have them too.
+pub(crate) fn keep_bitmaps(storage: &Arc<dyn Storage>) -> Result<Vec<KeptBitmap>> {
+    kept::keep(storage)
 }
 
 /// Begins one qcow2 file.

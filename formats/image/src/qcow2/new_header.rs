@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use rehost_block::{Error, Result};
 
 use super::CompressionType;
+use super::areas::{AUTOCLEAR_BITMAPS, BITMAPS};
 use super::extension::{BACKING_FORMAT, DATA_FILE_NAME, FEATURE_NAMES};
 use super::header::{COMPRESSION_TYPE, DATA_FILE, DATA_FILE_RAW, EXTENDED_L2, LAZY_REFCOUNTS};
 use crate::{Compat, Format};
@@ -32,9 +33,18 @@ pub(super) struct Plan {
     pub(super) data_file_raw: bool,
 }
 
+/// The directory of the bitmaps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Directory {
+    pub(super) count: u32,
+    pub(super) len: u64,
+    pub(super) offset: u64,
+}
+
 /// Where the tables came to lie.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Places {
+    pub(super) bitmaps: Option<Directory>,
     pub(super) l1_offset: u64,
     pub(super) l1_entries: u64,
     pub(super) refcount_offset: u64,
@@ -48,6 +58,11 @@ impl Plan {
     /// Usage when a name is too long.
     pub(super) fn check(&self) -> Result<()> {
         let places = Places {
+            bitmaps: Some(Directory {
+                count: 0,
+                len: 0,
+                offset: 0,
+            }),
             l1_offset: 0,
             l1_entries: 0,
             refcount_offset: 0,
@@ -73,7 +88,7 @@ impl Plan {
 
     /// The bytes of the first cluster, as far as they are not zero.
     pub(super) fn encode(&self, places: Places) -> Vec<u8> {
-        let extensions = self.extensions();
+        let extensions = self.extensions(places.bitmaps);
         let header_len: usize = match self.compat {
             Compat::V2 => 72,
             Compat::V3 => 112,
@@ -109,7 +124,9 @@ impl Plan {
             let on = |flag: bool, bit: u64| if flag { bit } else { 0 };
             bytes.extend_from_slice(&self.incompatible().to_be_bytes());
             bytes.extend_from_slice(&on(self.lazy_refcounts, LAZY_REFCOUNTS).to_be_bytes());
-            bytes.extend_from_slice(&on(self.data_file_raw, DATA_FILE_RAW).to_be_bytes());
+            let autoclear = on(self.data_file_raw, DATA_FILE_RAW)
+                | on(places.bitmaps.is_some(), AUTOCLEAR_BITMAPS);
+            bytes.extend_from_slice(&autoclear.to_be_bytes());
             bytes.extend_from_slice(&self.refcount_order.to_be_bytes());
             bytes.extend_from_slice(&number(header_len).to_be_bytes());
             let kind = u8::from(self.compression == CompressionType::Zstd);
@@ -142,13 +159,21 @@ impl Plan {
         features
     }
 
-    fn extensions(&self) -> Vec<u8> {
+    fn extensions(&self, bitmaps: Option<Directory>) -> Vec<u8> {
         let mut bytes = Vec::new();
         if let Some((_, format)) = &self.backing {
             extension(&mut bytes, BACKING_FORMAT, format_name(*format).as_bytes());
         }
         if let Some(name) = &self.data_file {
             extension(&mut bytes, DATA_FILE_NAME, name.as_os_str().as_bytes());
+        }
+        if let Some(directory) = bitmaps {
+            let mut body = Vec::new();
+            body.extend_from_slice(&directory.count.to_be_bytes());
+            body.extend_from_slice(&[0; 4]);
+            body.extend_from_slice(&directory.len.to_be_bytes());
+            body.extend_from_slice(&directory.offset.to_be_bytes());
+            extension(&mut bytes, BITMAPS, &body);
         }
         // Lets a QEMU too old for a feature say what it lacks.
         let mut names = Vec::new();

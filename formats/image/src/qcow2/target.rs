@@ -15,6 +15,7 @@ use rehost_block::{Error, Result, StorageMut, fill_holes, is_zero};
 use super::allocator::Allocator;
 use super::create::Design;
 use super::entry::{COMPRESSED, COPIED, Geometry, Raw, SUBCLUSTERS, ZERO, packed_split};
+use super::kept::{self, KeptBitmap};
 use super::mapping::Mapping;
 use super::new_header::Places;
 use super::packer::Packer;
@@ -30,6 +31,7 @@ pub(super) struct Qcow2Target {
     geometry: Geometry,
     size: u64,
     packer: Option<Packer>,
+    bitmaps: Vec<KeptBitmap>,
     state: Mutex<State>,
     /// Set for good when anything failed: such an image is never published.
     failed: AtomicBool,
@@ -59,6 +61,7 @@ impl Qcow2Target {
     pub(super) fn new(
         design: Design,
         packer: Option<Packer>,
+        bitmaps: Vec<KeptBitmap>,
         storage: Arc<dyn StorageMut>,
         data: Option<Arc<dyn StorageMut>>,
     ) -> Result<Self> {
@@ -81,6 +84,7 @@ impl Qcow2Target {
             geometry,
             size,
             packer,
+            bitmaps,
             design,
             failed: AtomicBool::new(false),
         })
@@ -319,6 +323,12 @@ impl Qcow2Target {
                 .set_rest(clusters, &mut state.allocator, place)?;
         }
         let (l1_offset, l1_entries) = state.mapping.publish(&mut state.allocator)?;
+        let bitmaps = kept::publish(
+            &self.bitmaps,
+            &self.geometry,
+            &mut state.allocator,
+            &*self.storage,
+        )?;
         let (refcount_offset, refcount_clusters) = refcount::publish(
             &self.geometry,
             self.design.header.refcount_order,
@@ -338,6 +348,7 @@ impl Qcow2Target {
             file_bytes = file_bytes.saturating_add(size);
         }
         let header = self.design.header.encode(Places {
+            bitmaps,
             l1_offset,
             l1_entries,
             refcount_offset,
