@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Opener, Result, StorageMut};
 
 use crate::create::TargetBacking;
-use crate::{Format, Image, qcow2, raw, vdi, vhd, vhdx, wrapper};
+use crate::{Format, Image, qcow2, raw, vdi, vhd, vhdx, vmdk, wrapper};
 
 /// Opens the further files of an image (extents, a data file) for writing. The path has passed the
 /// [`Opener`] before.
@@ -124,6 +124,7 @@ pub fn edit(
         Format::Vdi => vdi::edit(&editing),
         Format::Vhd => vhd::edit(&editing),
         Format::Vhdx => vhdx::edit(&editing),
+        Format::Vmdk => vmdk::edit(&editing),
         _ => Err(editing.refused(format, "changed in place")),
     }
     .map_err(|error| error.in_file(&path))

@@ -10,7 +10,8 @@
 //!
 //! Leaves out on purpose, refused by name: `seSparse` snapshots whose journal was not replayed
 //! (nothing public says what is in it), vSAN objects, compressed grains without markers, and an
-//! extent file opened without its descriptor.
+//! extent file opened without its descriptor. Changed in place are the hosted sparse and the flat
+//! kinds only.
 
 mod audit;
 mod check;
@@ -18,14 +19,17 @@ mod codec;
 mod cowd;
 mod create;
 mod descriptor;
+mod edit;
 mod entries;
 mod flat_target;
 mod header;
 mod layer;
+mod lines;
 mod members;
 mod open;
 mod se_sparse;
 mod sparse;
+mod sparse_edit;
 mod sparse_file;
 mod sparse_target;
 mod stream_target;
@@ -33,6 +37,7 @@ mod text;
 
 pub(crate) use check::{check, repair};
 pub(crate) use create::create;
+pub(crate) use edit::edit;
 pub(crate) use open::open;
 
 use std::num::NonZeroU64;

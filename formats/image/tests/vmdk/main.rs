@@ -4,6 +4,7 @@
 mod checking;
 mod corpora;
 mod corruption;
+mod editing;
 mod esx;
 mod parents;
 mod reading;
