@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{AllowedFolders, Disk, Error, Opened, Opener, Result};
-use rehost_image::{Format, Image, LayerDescription};
+use rehost_image::{Format, Image, LayerDescription, OpenOptions};
 use rehost_inspect::{Guest, Options};
 
 use crate::source::vmx::{self, Vm};
@@ -67,13 +67,31 @@ pub fn is_vmx(path: &Path) -> bool {
 /// As [`Image::open`]; Usage for a VMX, which would pass for a raw image, and for a file that a killed
 /// run left half changed.
 pub fn open_image(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Image> {
+    open_image_at(path, format, allow_paths, None)
+}
+
+/// As [`open_image`], with the disk as it was at an internal snapshot, named by its name or id.
+///
+/// # Errors
+/// As [`open_image`]; Usage for a snapshot that the image does not have.
+pub fn open_image_at(
+    path: &Path,
+    format: Option<Format>,
+    allow_paths: &[PathBuf],
+    snapshot: Option<&str>,
+) -> Result<Image> {
     if format.is_none() && is_vmx(path) && path.is_file() {
         return Err(Error::usage("is a VMX file, not a disk image")
             .in_file(path)
             .hint("name one of its disks (`rehost inspect` lists them)"));
     }
     settled(path)?;
-    Image::open(path, format, &gate(allow_paths)?)
+    let options = OpenOptions {
+        format,
+        snapshot,
+        ..OpenOptions::default()
+    };
+    Image::open_with(path, &options, &gate(allow_paths)?)
 }
 
 /// The gate for files that an image names.

@@ -15,3 +15,4 @@ pub mod part;
 pub mod range;
 pub mod rebase;
 pub mod resize;
+pub mod snapshot;

@@ -13,7 +13,7 @@ use common::{hash, have, judge, rehost, run, sample_raw};
 const SIZE: u64 = 24 << 20;
 
 /// The formats whose images can be changed in place, as this program and as qemu-img call them.
-const EDITABLE: [(&str, &str); 1] = [("raw", "raw")];
+const EDITABLE: [(&str, &str); 2] = [("raw", "raw"), ("qcow2", "qcow2")];
 
 #[test]
 fn every_editable_format_grows_and_shrinks_and_qemu_img_agrees() {

@@ -128,6 +128,13 @@ fn what_create_makes_is_as_long_as_measured_and_reads_as_zeroes() {
             Some(lengths(folder.path())),
             "{format} {options:?}"
         );
+        if options.iter().any(|words| words.contains("4096")) {
+            // QEMU opens no VHDX with such sectors.
+            let blank = folder.path().join("blank.raw");
+            fs::write(&blank, vec![0; 10 << 20]).unwrap();
+            run(["compare".as_ref(), path.as_os_str(), blank.as_os_str()]).exits(0);
+            continue;
+        }
         assert_eq!(info(&path, theirs)["virtual-size"], 10 << 20);
         assert!(content(&path, theirs).iter().all(|byte| *byte == 0));
         sound(&path, theirs);

@@ -59,6 +59,8 @@ pub enum Command {
     Commit(Commit),
     /// Make an image stand alone, in place or as a new image
     Flatten(Flatten),
+    /// List, take, go back to or forget the internal snapshots of an image
+    Snapshot(Snapshot),
     /// Make an image without content
     Create(Create),
     /// Say how long the files of a new image would be, to the byte
@@ -216,6 +218,9 @@ pub struct ImageCommand {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub earlier: Earlier,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -240,6 +245,9 @@ pub struct Convert {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub earlier: Earlier,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub writing: Writing,
@@ -327,6 +335,12 @@ pub struct Compare {
     /// The second image's format; without it, its signature decides
     #[arg(long, value_name = "FORMAT")]
     pub right_format: Option<Format>,
+    /// Take the first disk as it was at this internal snapshot
+    #[arg(long, value_name = "NAME")]
+    pub left_snapshot: Option<String>,
+    /// Take the second disk as it was at this internal snapshot
+    #[arg(long, value_name = "NAME")]
+    pub right_snapshot: Option<String>,
     /// Also open files named by the images below this folder (may be repeated)
     #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub allow_paths: Vec<PathBuf>,
@@ -538,6 +552,9 @@ pub struct Serve {
     pub opening: Opening,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub earlier: Earlier,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub reporting: Reporting,
 }
 
@@ -599,6 +616,7 @@ impl Command {
             Self::Rebase(args) => args.reporting.json,
             Self::Commit(args) => args.reporting.json,
             Self::Flatten(args) => args.reporting.json,
+            Self::Snapshot(args) => args.reporting.json,
             Self::Create(args) => args.reporting.json,
             Self::Measure(args) => args.reporting.json,
             Self::Compact(args) => args.reporting.json,

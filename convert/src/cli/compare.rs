@@ -10,7 +10,7 @@ use super::args::Compare;
 use super::{Answer, output};
 use crate::checksum::{Algorithm, Flat, Sidecar, hex, tree_of};
 use crate::copy::{Comparison, CopyOptions, compare};
-use crate::guest::open_image;
+use crate::guest::open_image_at;
 use crate::interrupt;
 use crate::voice::bytes;
 
@@ -58,8 +58,18 @@ pub(super) fn run(args: &Compare) -> Result<Answer> {
 }
 
 fn with_image(args: &Compare, right: &Path) -> Result<Answer> {
-    let left = open_image(&args.left, args.left_format, &args.allow_paths)?;
-    let right = open_image(right, args.right_format, &args.allow_paths)?;
+    let left = open_image_at(
+        &args.left,
+        args.left_format,
+        &args.allow_paths,
+        args.left_snapshot.as_deref(),
+    )?;
+    let right = open_image_at(
+        right,
+        args.right_format,
+        &args.allow_paths,
+        args.right_snapshot.as_deref(),
+    )?;
     let comparison = compare(&*left.disk(), &*right.disk())?;
     let (ours, theirs) = comparison.sizes;
     if args.json {
@@ -88,7 +98,12 @@ fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
     let expected = Sidecar::read(path)?
         .tree()
         .map_err(|error| error.in_file(path))?;
-    let image = open_image(&args.left, args.left_format, &args.allow_paths)?;
+    let image = open_image_at(
+        &args.left,
+        args.left_format,
+        &args.allow_paths,
+        args.left_snapshot.as_deref(),
+    )?;
     let options = CopyOptions {
         cancel: Some(interrupt::flag()?),
         ..CopyOptions::default()

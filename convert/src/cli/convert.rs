@@ -14,7 +14,7 @@ use super::args::{self, ChecksumChoice, Convert, Copying};
 use super::spool::spool;
 use super::{Answer, output};
 use crate::checksum::{Algorithm, Flat};
-use crate::guest::{evidence, open_image};
+use crate::guest::{evidence, open_image_at};
 use crate::interrupt;
 use crate::unfinished::Existing;
 use crate::voice::{Voice, bytes};
@@ -126,7 +126,12 @@ fn kept_bitmaps(image: &Image, options: &TargetOptions, voice: Voice) -> Result<
 /// The source, from standard input if that is meant.
 fn open_source(args: &Convert, voice: Voice) -> Result<Image> {
     if args.source != Path::new("-") {
-        let image = open_image(&args.source, args.opening.format, &args.opening.allow_paths)?;
+        let image = open_image_at(
+            &args.source,
+            args.opening.format,
+            &args.opening.allow_paths,
+            args.earlier.snapshot.as_deref(),
+        )?;
         return Ok(image);
     }
     if args.copying.resume {

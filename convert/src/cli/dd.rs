@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::Dd;
 use super::convert::{summary, writing};
 use super::{Answer, output};
-use crate::guest::{open_image, opener};
+use crate::guest::{open_image, open_image_at, opener};
 use crate::interrupt;
 use crate::verbs::part::{Part, stream, write_over};
 use crate::voice::bytes;
@@ -33,7 +33,12 @@ struct Report<'a> {
 pub(super) fn run(args: &Dd) -> Result<Answer> {
     let voice = args.reporting.voice();
     let allowed = &args.opening.allow_paths;
-    let image = open_image(&args.source, args.opening.format, allowed)?;
+    let image = open_image_at(
+        &args.source,
+        args.opening.format,
+        allowed,
+        args.earlier.snapshot.as_deref(),
+    )?;
     let disk = image.disk();
     let part =
         Part::of(&*disk, args.offset, args.length).map_err(|error| error.in_file(&args.source))?;

@@ -1,37 +1,77 @@
 //! `rehost info`: what an image is, and the files it is made of.
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use rehost_image::{Access, Image, LayerDescription};
+use rehost_block::File;
+use rehost_image::{Access, Bitmap, LayerDescription, Snapshot, bitmaps, snapshots};
 use serde::Serialize;
 
 use super::args::ImageCommand;
+use super::snapshot::listed;
 use super::{Answer, output};
-use crate::guest::{evidence, open_image};
+use crate::guest::{evidence, open_image_at};
 use crate::voice::bytes;
 
 /// The result as JSON.
 #[derive(Serialize)]
 struct Info<'a> {
     virtual_size: u64,
-    layers: &'a [LayerDescription],
+    layers: Vec<Layer<'a>>,
+}
+
+/// One file of the chain, and what it keeps besides its disk.
+#[derive(Serialize)]
+struct Layer<'a> {
+    #[serde(flatten)]
+    layer: &'a LayerDescription,
+    snapshots: Vec<Snapshot>,
+    bitmaps: Vec<Bitmap>,
+}
+
+impl<'a> Layer<'a> {
+    fn of(layer: &'a LayerDescription) -> Result<Self> {
+        let mut kept = Self {
+            layer,
+            snapshots: Vec::new(),
+            bitmaps: Vec::new(),
+        };
+        if layer.wrapper.is_none() {
+            let storage = Arc::new(File::open(&layer.path)?);
+            kept.snapshots = snapshots(&layer.path, layer.format, storage.clone())?;
+            kept.bitmaps = bitmaps(&layer.path, layer.format, storage)?;
+        }
+        Ok(kept)
+    }
 }
 
 /// Runs the command.
 pub(super) fn run(args: &ImageCommand) -> Result<Answer> {
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let image = open_image_at(
+        &args.image,
+        args.opening.format,
+        &args.opening.allow_paths,
+        args.earlier.snapshot.as_deref(),
+    )?;
+    let layers: Vec<Layer<'_>> = image
+        .layers()
+        .iter()
+        .map(Layer::of)
+        .collect::<Result<_>>()?;
     if args.json {
         output::json(&Info {
             virtual_size: image.size(),
-            layers: image.layers(),
+            layers,
         })?;
     } else {
-        print(&image)?;
+        print(&layers)?;
     }
     Ok(Answer::Done)
 }
 
-fn print(image: &Image) -> Result<()> {
-    for (nth, layer) in image.layers().iter().enumerate() {
+fn print(layers: &[Layer<'_>]) -> Result<()> {
+    for (nth, kept) in layers.iter().enumerate() {
+        let layer = kept.layer;
         if nth > 0 {
             output::line("")?;
         }
@@ -73,6 +113,22 @@ fn print(image: &Image) -> Result<()> {
             output::line(format_args!(
                 "{:<14}{value}",
                 format!("{}:", name.replace('_', " "))
+            ))?;
+        }
+        for snapshot in &kept.snapshots {
+            output::line(format_args!("  snapshot {}", listed(snapshot)))?;
+        }
+        for bitmap in &kept.bitmaps {
+            output::line(format_args!(
+                "  bitmap {}: {} per bit{}{}",
+                bitmap.name,
+                bytes(bitmap.granularity),
+                if bitmap.recording { ", recording" } else { "" },
+                match (bitmap.in_use, bitmap.bits_set) {
+                    (true, _) => ", its writer did not finish".to_owned(),
+                    (false, Some(set)) => format!(", {set} bits set"),
+                    (false, None) => String::new(),
+                }
             ))?;
         }
     }

@@ -5,11 +5,16 @@ use anyhow::Result;
 use super::args::ImageCommand;
 use super::{Answer, output};
 use crate::copy::{Extent, Kind, map};
-use crate::guest::open_image;
+use crate::guest::open_image_at;
 
 /// Runs the command.
 pub(super) fn run(args: &ImageCommand) -> Result<Answer> {
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let image = open_image_at(
+        &args.image,
+        args.opening.format,
+        &args.opening.allow_paths,
+        args.earlier.snapshot.as_deref(),
+    )?;
     let disk = image.disk();
     if args.json {
         let extents: Vec<Extent> = map(&*disk).collect::<rehost_block::Result<_>>()?;

@@ -11,7 +11,7 @@ use super::args::Measure;
 use super::convert::{explained, writing};
 use super::{Answer, output};
 use crate::copy::CopyOptions;
-use crate::guest::open_image;
+use crate::guest::open_image_at;
 use crate::interrupt;
 use crate::verbs::measure::{Blank, Measured, measure};
 use crate::voice::bytes;
@@ -45,10 +45,11 @@ pub(super) fn run(args: &Measure) -> Result<Answer> {
         None => None,
     };
     let image = match &args.source {
-        Some(source) => Some(open_image(
+        Some(source) => Some(open_image_at(
             source,
             args.opening.format,
             &args.opening.allow_paths,
+            args.earlier.snapshot.as_deref(),
         )?),
         None => None,
     };

@@ -22,6 +22,7 @@ mod rebase;
 mod reference;
 mod resize;
 mod serve;
+mod snapshot;
 mod spool;
 mod undo;
 mod verify;
@@ -72,6 +73,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Rebase(args) => rebase::run(&args),
         Command::Commit(args) => commit::run(&args),
         Command::Flatten(args) => flatten::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::Create(args) => create::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::Compact(args) => compact::run(&args),

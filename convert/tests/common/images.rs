@@ -67,9 +67,7 @@ pub(crate) fn sound(path: &Path, format: &str) {
                 .current_dir(folder(path)),
         );
     }
-    if matches!(format, "raw" | "vpc" | "vhdx" | "vdi") {
-        run(["check".as_ref(), path.as_os_str()]).exits(0);
-    }
+    run(["check".as_ref(), path.as_os_str()]).exits(0);
 }
 
 /// The journal of an image.

@@ -7,6 +7,52 @@ use rehost_image::{Compression, Format, parse_size};
 
 use super::{Opening, Reporting, Writing};
 
+/// Which state of a disk a command looks at.
+#[derive(Debug, Clone, Args)]
+pub struct Earlier {
+    /// Take the disk as it was at this internal snapshot (qcow2), by its name or id
+    #[arg(long, value_name = "NAME")]
+    pub snapshot: Option<String>,
+}
+
+/// Options of `snapshot`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost snapshot disk.qcow2\n  rehost snapshot --create before-upgrade disk.qcow2\n  rehost snapshot --apply before-upgrade disk.qcow2"
+)]
+pub struct Snapshot {
+    /// The disk image (qcow2); it is changed in place, under a journal
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub action: SnapshotAction,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// What is done to the snapshots.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct SnapshotAction {
+    /// List them, which is also done when nothing else is asked for
+    #[arg(short, long)]
+    pub list: bool,
+    /// Keep the disk as it is now under this name
+    #[arg(short, long, value_name = "NAME")]
+    pub create: Option<String>,
+    /// Make the disk what it was at this snapshot; what it is now is lost
+    #[arg(short, long, value_name = "NAME")]
+    pub apply: Option<String>,
+    /// Forget this snapshot
+    #[arg(short, long, value_name = "NAME")]
+    pub delete: Option<String>,
+}
+
 /// Options of `check`.
 #[derive(Debug, Args)]
 #[command(
@@ -192,6 +238,9 @@ pub struct Measure {
     pub opening: Opening,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub earlier: Earlier,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub writing: Writing,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -243,6 +292,9 @@ pub struct Dd {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub earlier: Earlier,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub writing: Writing,
