@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Located, Result, StorageMut, is_zero};
 
 use super::SECTOR;
-use super::check::structures;
+use super::check::{claims, structures};
 use super::fixed::FixedEdit;
 use super::footer::{DiskType, Footer, FooterBytes, seal};
 use super::header::{CHECKSUM_AT, HEADER_LEN, Header};
@@ -95,11 +95,19 @@ impl VhdEdit {
         let footer = FooterBytes::read(&*storage, &found)?;
         let readable = storage.clone();
         let sparse = Sparse::open(readable, header, size, found.end, absent)?;
-        let blocks = (0u64..)
-            .zip(&sparse.table)
-            .filter(|(_, sector)| **sector != UNUSED)
-            .map(|(index, sector)| (u64::from(*sector).saturating_mul(SECTOR), index))
-            .collect();
+        // A new block would go behind one that is nowhere, or a change of one be another's.
+        let mut blocks = BTreeMap::new();
+        for (index, sector) in (0u64..).zip(&sparse.table) {
+            if *sector != UNUSED {
+                blocks.insert(sparse.block(index, *sector)?, index);
+            }
+        }
+        if let Some((claim, _)) = claims(&sparse.header, &sparse.table).overlaps().next() {
+            return Err(Error::corrupt("blocks lie over each other")
+                .in_structure("block allocation table")
+                .at(claim.entry)
+                .hint("convert it into a new image instead"));
+        }
         Ok(Self {
             storage,
             footer,

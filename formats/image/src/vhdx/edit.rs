@@ -92,6 +92,7 @@ impl VhdxEdit {
         let chunk = geometry.chunk_ratio.get().saturating_add(1);
         let entries = geometry.entries(structures.metadata.parent.is_some());
         let mut blocks = BTreeMap::new();
+        let mut shared = false;
         let bat = structures.regions.bat.offset;
         for_each_entry(&structures.patched, bat, entries, |index, _, entry| {
             let chunks = index.checked_div(chunk).unwrap_or(0);
@@ -100,18 +101,47 @@ impl VhdxEdit {
             } else {
                 Owner::Payload(index.saturating_sub(chunks))
             };
-            if entry & 7 >= FULLY_PRESENT {
-                blocks.insert(start_of(entry), owner);
+            if entry & 7 >= FULLY_PRESENT && blocks.insert(start_of(entry), owner).is_some() {
+                shared = true;
             }
         })?;
+        if shared {
+            return Err(Error::corrupt("two blocks share a place in the file")
+                .in_structure("block allocation table")
+                .at(bat)
+                .hint("convert it into a new image instead"));
+        }
         let view = look(&storage, &structures);
-        Ok(Self {
+        let edit = Self {
             storage,
             structures,
             touched: Touched::Nothing,
             blocks,
             view,
-        })
+        };
+        edit.check_blocks()?;
+        Ok(edit)
+    }
+
+    /// No block is nowhere, or over another: a new one would go behind it, or a change of one be
+    /// the other's.
+    fn check_blocks(&self) -> Result<()> {
+        let mut end = 0;
+        for (start, owner) in &self.blocks {
+            let range = *start..start.saturating_add(self.len_of(*owner));
+            let taken = self.structures.taken.iter();
+            let over = *start < end || taken.into_iter().any(|taken| taken.overlaps(&range));
+            if over || *start >= self.storage.size() {
+                return Err(Error::corrupt(
+                    "block lies past the end of the file or over something else",
+                )
+                .in_structure("block allocation table")
+                .at(self.entry_place(*owner))
+                .hint("convert it into a new image instead"));
+            }
+            end = range.end;
+        }
+        Ok(())
     }
 
     const fn geometry(&self) -> &Geometry {

@@ -106,3 +106,13 @@ pub(crate) fn change(
     }
     assert_eq!(layer.size(), model.len() as u64);
 }
+
+/// Checks and mends the image `bytes`, however damaged, and fails on an error that is our own.
+pub(crate) fn assert_no_verb_fails(bytes: &[u8], format: Format) {
+    let ours = |error: &Error| error.kind() == rehost_block::Kind::Internal;
+    let check = check_bytes(bytes.to_vec(), format);
+    assert!(!check.as_ref().is_err_and(ours), "{check:?}");
+    let storage = Arc::new(Memory::new("x", bytes.to_vec()));
+    let mended = repair("x".into(), format, storage, &SameFolder, &NoFiles);
+    assert!(!mended.as_ref().is_err_and(ours), "{mended:?}");
+}

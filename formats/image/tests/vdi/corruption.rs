@@ -5,6 +5,7 @@ use rehost_block::{Kind, Result};
 use rehost_image::Format;
 
 use crate::in_memory;
+use crate::support::changing::assert_no_verb_fails;
 use crate::support::{noise, open_bytes, patchwork, read_start};
 
 fn read(bytes: Vec<u8>) -> Result<()> {
@@ -95,6 +96,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
+        assert_no_verb_fails(&bytes, Format::Vdi);
         if let Err(error) = read(bytes) {
             prop_assert!(error.kind() != Kind::Internal, "{}", error);
         }

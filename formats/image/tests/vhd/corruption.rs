@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use rehost_block::{Kind, Result};
 use rehost_image::{Format, VhdKind};
 
+use crate::support::changing::assert_no_verb_fails;
 use crate::support::{open_bytes, patchwork, read_start};
 use crate::{COPY, HEADER, footer, in_memory, patch};
 
@@ -193,6 +194,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
+        assert_no_verb_fails(&bytes, Format::Vhd);
         if let Err(error) = read(bytes) {
             prop_assert!(error.kind() != Kind::Internal, "{}", error);
         }

@@ -7,6 +7,7 @@ use rehost_image::Format;
 use crate::bytes::{
     BAT, HEADERS, ITEMS, METADATA, TABLES, headers, image_of, put, regions, spec, u64_at,
 };
+use crate::support::changing::assert_no_verb_fails;
 use crate::support::{open_bytes, patchwork, read_start};
 
 fn image() -> Vec<u8> {
@@ -230,6 +231,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
+        assert_no_verb_fails(&bytes, Format::Vhdx);
         if let Err(error) = read(bytes) {
             prop_assert!(error.kind() != Kind::Internal, "{}", error);
         }
