@@ -89,28 +89,48 @@ impl Room {
         Ok(())
     }
 
+    /// Makes the count of `cluster` what `to` makes of it; gives the new one.
+    fn update(&mut self, cluster: u64, to: impl Fn(u64) -> Result<u64>) -> Result<u64> {
+        let (block, at) = self.split(cluster);
+        let offset = self.block(block);
+        if offset == 0 {
+            // No block: the count is 0.
+            to(0)?;
+            return Err(Error::internal("a refcount has no block"));
+        }
+        let width = self.width;
+        let bytes = self.pages.change(&*self.storage, offset)?;
+        let count = to(width.get(bytes, at))?;
+        width.set(bytes, at, count);
+        Ok(count)
+    }
+
     /// One more reference to `cluster`.
     pub(super) fn raise(&mut self, cluster: u64) -> Result<()> {
-        let count = self.count(cluster)?;
-        if count >= self.width.most() {
-            return Err(Error::unsupported(format!(
-                "refcounts of this image end at {}: it cannot have more snapshots",
-                self.width.most()
+        let most = self.width.most();
+        self.update(cluster, |count| {
+            if count < most {
+                return Ok(count.saturating_add(1));
+            }
+            Err(Error::unsupported(format!(
+                "refcounts of this image end at {most}: it cannot have more snapshots"
             ))
-            .hint("convert it into an image with wider refcounts"));
-        }
-        self.set(cluster, count.saturating_add(1))
+            .hint("convert it into an image with wider refcounts"))
+        })?;
+        Ok(())
     }
 
     /// One reference less to `cluster`; gives how many are left.
     pub(super) fn lower(&mut self, cluster: u64) -> Result<u64> {
-        let left = self.count(cluster)?.checked_sub(1).ok_or_else(|| {
-            Error::corrupt("a cluster in use has no refcount")
-                .in_structure("refcount block")
-                .at(self.geometry.offset_of(cluster))
-                .hint("check the image first")
+        let place = self.geometry.offset_of(cluster);
+        let left = self.update(cluster, |count| {
+            count.checked_sub(1).ok_or_else(|| {
+                Error::corrupt("a cluster in use has no refcount")
+                    .in_structure("refcount block")
+                    .at(place)
+                    .hint("check the image first")
+            })
         })?;
-        self.set(cluster, left)?;
         if left == 0 {
             self.hint = self.hint.min(cluster);
         }

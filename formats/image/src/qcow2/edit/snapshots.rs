@@ -37,8 +37,7 @@ impl Edit {
             if entry != self.l1_entry(l1) {
                 self.set_l1(l1, entry)?;
             }
-            for at in 0..geometry.l2_entries() {
-                let mut raw = self.entry(l2, at)?;
+            for (at, mut raw) in self.entries(l2)?.into_iter().enumerate() {
                 let host = raw.descriptor & OFFSET_MASK;
                 if raw.descriptor & COMPRESSED != 0 || host == 0 {
                     continue;
@@ -49,7 +48,7 @@ impl Edit {
                     raw.descriptor |= COPIED;
                 }
                 if raw != before {
-                    self.set_entry(l2, at, raw)?;
+                    self.set_entry(l2, amount(at), raw)?;
                 }
             }
         }

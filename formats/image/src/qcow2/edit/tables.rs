@@ -68,6 +68,17 @@ impl Edit {
         entry_of(self.pages().read(&*file, l2)?, extended, at)
     }
 
+    /// Every entry of the table at `l2`.
+    pub(super) fn entries(&mut self, l2: u64) -> Result<Vec<Raw>> {
+        let extended = self.rules.geometry.extended();
+        let entries = self.rules.geometry.l2_entries();
+        let file = Arc::clone(&self.file);
+        let bytes = self.pages().read(&*file, l2)?;
+        (0..entries)
+            .map(|at| entry_of(bytes, extended, at))
+            .collect()
+    }
+
     /// Changes entry `at` of the table at `l2`.
     pub(super) fn set_entry(&mut self, l2: u64, at: u64, raw: Raw) -> Result<()> {
         let extended = self.rules.geometry.extended();
@@ -135,8 +146,7 @@ impl Edit {
 
     /// One reference less to an L2 table and everything in it.
     pub(super) fn release_l2(&mut self, l2: u64) -> Result<()> {
-        for at in 0..self.rules.geometry.l2_entries() {
-            let raw = self.entry(l2, at)?;
+        for raw in self.entries(l2)? {
             self.release(raw)?;
         }
         self.let_go_of_table(l2)
@@ -144,8 +154,7 @@ impl Edit {
 
     /// One more reference to an L2 table and everything in it.
     pub(super) fn retain_l2(&mut self, l2: u64) -> Result<()> {
-        for at in 0..self.rules.geometry.l2_entries() {
-            let raw = self.entry(l2, at)?;
+        for raw in self.entries(l2)? {
             for cluster in self.clusters_of(raw) {
                 self.room.raise(cluster)?;
             }
