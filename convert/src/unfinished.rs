@@ -27,6 +27,16 @@ pub enum Existing {
     Replace,
 }
 
+/// Who sees to it that what is written reaches stable storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Flush {
+    /// The run: a file has its name only when it would survive a crash.
+    #[default]
+    Before,
+    /// The operating system, in its own time.
+    Later,
+}
+
 impl Existing {
     /// `--force` as typed.
     #[must_use]

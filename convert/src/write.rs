@@ -18,7 +18,7 @@ pub use stream::is_stream;
 
 use crate::checksum::{Algorithm, Flat, Leaves, Sidecar, sidecar_name};
 use crate::copy::{Copied, CopyOptions, Losses, Lost, Progress, Rate, Sharing, copy};
-use crate::unfinished::{Existing, Unfinished};
+use crate::unfinished::{Existing, Flush, Unfinished};
 use crate::voice::{Bar, Voice};
 use ground::{Begun, begin};
 
@@ -35,6 +35,8 @@ pub struct Writing<'a> {
     pub bitmaps: Vec<KeptBitmap>,
     /// What becomes of an existing target.
     pub existing: Existing,
+    /// Who sees to it that it reaches stable storage.
+    pub flush: Flush,
     /// The files of the source, none of which may be written over.
     pub sources: &'a [PathBuf],
     /// Number of threads; as many as there are processors if `None`.
@@ -72,6 +74,7 @@ impl<'a> Writing<'a> {
             parent: None,
             bitmaps: Vec::new(),
             existing: Existing::Keep,
+            flush: Flush::Before,
             sources: &[],
             threads: None,
             sharing: Sharing::Auto,
@@ -304,6 +307,10 @@ pub fn write_unnamed(
 /// What does not go together, by name.
 fn refuse_combinations(name: &Path, writing: &Writing<'_>) -> Result<()> {
     if writing.resume.is_some() {
+        if writing.flush == Flush::Later {
+            return Err(Error::usage("what is not flushed cannot be resumed")
+                .hint("leave out --resume or --no-flush"));
+        }
         if writing.damage != Damage::Fatal {
             return Err(Error::usage("a salvage cannot be resumed")
                 .hint("leave out --resume: what cannot be read now may have been read before"));

@@ -204,6 +204,11 @@ pub struct Writing {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub share: Sharing,
 
+    /// Leave it to the operating system when what is written reaches the disk: faster, and a crash
+    /// may leave a file that has its name and not its content
+    #[arg(long)]
+    pub no_flush: bool,
+
     /// Threads that read, pack and write; as many as there are processors if not given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,

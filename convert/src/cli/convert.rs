@@ -16,7 +16,7 @@ use super::{Answer, output};
 use crate::checksum::{Algorithm, Flat};
 use crate::guest::{evidence, open_image_at};
 use crate::interrupt;
-use crate::unfinished::Existing;
+use crate::unfinished::{Existing, Flush};
 use crate::voice::{Voice, bytes};
 use crate::write::{
     Damage, Outcome, Parent, Writing, default_options, format_of_name, write_image,
@@ -178,6 +178,11 @@ pub(super) fn writing<'a>(
         sources,
         threads: args.threads,
         sharing: args.share,
+        flush: if args.no_flush {
+            Flush::Later
+        } else {
+            Flush::Before
+        },
         ..Writing::new(options(args, target)?, interrupt::flag()?)
     })
 }

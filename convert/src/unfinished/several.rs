@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rehost_block::{Error, File, Result, StorageMut};
 use rehost_image::TargetFiles;
 
-use super::{Existing, Unfinished, flush_names, folder_of};
+use super::{Existing, Flush, Unfinished, flush_names, folder_of};
 use crate::write::spare_sources;
 
 /// An image being written and its extents or its data file, in the image's folder.
@@ -18,6 +18,7 @@ pub struct UnfinishedFiles {
     sources: Vec<PathBuf>,
     image: Unfinished,
     further: Mutex<Vec<Unfinished>>,
+    flush: Flush,
 }
 
 impl UnfinishedFiles {
@@ -34,6 +35,24 @@ impl UnfinishedFiles {
         spare_sources(name, sources)?;
         let (image, file) = Unfinished::create(name, existing)?;
         Ok((Self::of(name, existing, sources, image), file))
+    }
+
+    /// As [`UnfinishedFiles::create`], with `flush` for all its files.
+    ///
+    /// # Errors
+    /// As [`UnfinishedFiles::create`].
+    pub fn create_flushed(
+        name: &Path,
+        existing: Existing,
+        sources: &[PathBuf],
+        flush: Flush,
+    ) -> Result<(Self, Arc<File>)> {
+        let (mut files, file) = Self::create(name, existing, sources)?;
+        files.flush = flush;
+        if flush == Flush::Later {
+            file.leave_flushing();
+        }
+        Ok((files, file))
     }
 
     /// Goes on writing an image that a killed run left.
@@ -57,6 +76,7 @@ impl UnfinishedFiles {
             sources: sources.to_owned(),
             image,
             further: Mutex::default(),
+            flush: Flush::Before,
         }
     }
 
@@ -79,6 +99,9 @@ impl UnfinishedFiles {
             file.give_name()?;
         }
         self.image.give_name()?;
+        if self.flush == Flush::Later {
+            return Ok(());
+        }
         flush_names(folder_of(&self.name))
     }
 }
@@ -103,6 +126,9 @@ impl TargetFiles for UnfinishedFiles {
         }
         spare_sources(&path, &self.sources)?;
         let (unfinished, file) = Unfinished::create(&path, self.existing)?;
+        if self.flush == Flush::Later {
+            file.leave_flushing();
+        }
         self.further
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

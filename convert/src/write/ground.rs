@@ -89,7 +89,8 @@ pub(super) fn begin(
         .cloned()
         .collect();
     let Some(step) = writing.resume else {
-        let (files, file) = UnfinishedFiles::create(name, writing.existing, &sources)?;
+        let (files, file) =
+            UnfinishedFiles::create_flushed(name, writing.existing, &sources, writing.flush)?;
         // A journal of an earlier run is about a file that is no longer there.
         let _ = fs::remove_file(journal_name(name));
         let target = create(&spec, file, &files)?;

@@ -8,6 +8,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom, fallocate, ftruncate, open, seek};
@@ -33,6 +34,8 @@ pub struct File {
     known_data: Option<Mutex<Range<u64>>>,
     /// For what is made to last: temporary files may well end before the kernel writes them.
     write_out: Option<WriteOut>,
+    /// Set when flushing is the operating system's business.
+    unflushed: AtomicBool,
 }
 
 impl File {
@@ -96,6 +99,12 @@ impl File {
         Self::from_file(file, &folder.join("(temporary file)"))
     }
 
+    /// From here on it is the operating system's business when what is written reaches stable
+    /// storage: [`StorageMut::sync`] returns at once.
+    pub fn leave_flushing(&self) {
+        self.unflushed.store(true, Ordering::Relaxed);
+    }
+
     fn from_file(file: fs::File, path: &Path) -> Result<Self> {
         let io = |error: io::Error| Error::io("cannot be examined", error).in_file(path);
         let meta = file.metadata().map_err(io)?;
@@ -114,6 +123,7 @@ impl File {
             sparse: kind.is_file(),
             known_data: None,
             write_out: None,
+            unflushed: AtomicBool::new(false),
         })
     }
 
@@ -208,7 +218,9 @@ impl StorageMut for File {
         self.file
             .write_all_at(data, offset)
             .map_err(|error| self.failed("cannot write", offset, error))?;
-        if let Some(write_out) = &self.write_out {
+        if let Some(write_out) = &self.write_out
+            && !self.unflushed.load(Ordering::Relaxed)
+        {
             write_out.written(&self.file, offset.saturating_add(amount(data.len())));
         }
         Ok(())
@@ -260,6 +272,9 @@ impl StorageMut for File {
     }
 
     fn sync(&self) -> Result<()> {
+        if self.unflushed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         self.file
             .sync_data()
             .map_err(|error| self.failed("cannot flush", 0, error))
