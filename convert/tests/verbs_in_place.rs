@@ -13,7 +13,14 @@ use common::{hash, have, judge, rehost, run, sample_raw};
 const SIZE: u64 = 24 << 20;
 
 /// The formats whose images can be changed in place, as this program and as qemu-img call them.
-const EDITABLE: [(&str, &str); 2] = [("raw", "raw"), ("qcow2", "qcow2")];
+const EDITABLE: [(&str, &str); 6] = [
+    ("raw", "raw"),
+    ("qcow2", "qcow2"),
+    ("vmdk", "vmdk"),
+    ("vhd", "vpc"),
+    ("vhdx", "vhdx"),
+    ("vdi", "vdi"),
+];
 
 #[test]
 fn every_editable_format_grows_and_shrinks_and_qemu_img_agrees() {
