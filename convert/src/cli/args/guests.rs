@@ -1,0 +1,263 @@
+//! The options of the commands that look into a guest, change it, boot it, or offer its disk.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+use rehost_image::Compression;
+
+use super::{Booting, Earlier, Opening, Reporting, Writing};
+
+/// Options of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A disk image, or a VMX file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where inside an image a command looks.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// Look at the filesystem of this partition (0: the whole disk) instead of the guest's own
+    /// mounts
+    #[arg(long, value_name = "NUMBER")]
+    pub volume: Option<u32>,
+}
+
+/// Options of `ls`.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The directory or file in the guest
+    #[arg(default_value = "/")]
+    pub path: PathBuf,
+    /// Show type, mode, owner, size and time of each
+    #[arg(short, long)]
+    pub long: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Place,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `cat`.
+#[derive(Debug, Args)]
+pub struct Cat {
+    /// The disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The file in the guest
+    pub path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Place,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    /// Print path, attributes and content as JSON: `text` where it is UTF-8, `base16` otherwise
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `cp`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost cp disk.vmdk:/etc/fstab .\n  rehost cp -r disk.qcow2:/var/log logs\n  rehost cp motd disk.vmdk:/etc/motd --output edited.qcow2"
+)]
+pub struct Cp {
+    /// What to copy: a file here, or IMAGE:PATH
+    pub source: String,
+    /// Where to: a file or folder here, or IMAGE:PATH (with --output)
+    pub target: String,
+    /// Copy a directory with all that is in it
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// For copies into an image: the new image to write; the old one is never written to
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub place: Place,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// The hardware a guest is prepared for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Hypervisor {
+    /// KVM with virtio disks and network
+    Kvm,
+}
+
+/// What is changed in the guest beyond what booting needs.
+#[derive(Debug, Clone, Args)]
+pub struct Editing {
+    /// Give the guest a serial console for good (without it, only the proof's copy has one)
+    #[arg(long)]
+    pub serial_console: bool,
+
+    /// Print the plan and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Options of `inject`.
+#[derive(Debug, Args)]
+pub struct Inject {
+    /// The disk image to read; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    /// The disk image to write: the edited copy
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "dry_run")]
+    pub target: Option<PathBuf>,
+    /// The hardware to prepare the guest for
+    #[arg(long = "for", value_name = "HYPERVISOR", default_value = "kvm")]
+    pub hypervisor: Hypervisor,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub editing: Editing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub writing: Writing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// The virtual bus of the boot disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BootBus {
+    /// virtio-blk
+    VirtioBlk,
+    /// virtio-scsi (QEMU only)
+    VirtioScsi,
+    /// AHCI (QEMU only)
+    Ahci,
+    /// VMware's pvscsi (QEMU only)
+    Pvscsi,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The disk image; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// How the guest sees its disk
+    #[arg(long, default_value = "virtio-blk", value_name = "BUS")]
+    pub bus: BootBus,
+    /// Virtual processors
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: u8,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
+    pub memory: u32,
+    /// Let the firmware and the guest's own boot loader start it (QEMU only), instead of placing
+    /// the kernel its boot loader would choose into memory
+    #[arg(long)]
+    pub firmware: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub booting: Booting,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `serve`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  rehost serve disk.vmdk --socket /tmp/disk.sock &\n  nbdinfo 'nbd+unix:///?socket=/tmp/disk.sock'"
+)]
+pub struct Serve {
+    /// The disk image; it is never written to
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub image: PathBuf,
+    /// The socket to listen on; it is removed at the end
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Let clients write, to an overlay that is thrown away at the end
+    #[arg(long)]
+    pub overlay: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub opening: Opening,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub earlier: Earlier,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
+
+/// Options of `migrate`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  rehost migrate guest.vmx --to kvm -o out/\n\nExit codes: 0 the guest reached its login prompt on its new hardware; 2 error; 3 it did not."
+)]
+pub struct Migrate {
+    /// The VM: a VMX file
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub source: PathBuf,
+    /// The hypervisor to move it to
+    #[arg(long, value_name = "HYPERVISOR")]
+    pub to: Hypervisor,
+    /// The folder for the image, the domain XML and report.json; made if missing
+    #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::DirPath, required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// Do not boot the edited guest before its disks are copied
+    #[arg(long)]
+    pub no_preflight: bool,
+    /// Do not boot the written image
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Compress the written image
+    #[arg(long, value_name = "CODEC[:LEVEL]")]
+    pub compress: Option<Compression>,
+    /// Replace files of an earlier run in the output folder
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that read, pack and write; as many as there are processors if not given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub editing: Editing,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub booting: Booting,
+    /// Also open disks and parents below this folder (may be repeated); without it, only those in
+    /// the VMX's own folder
+    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub allow_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub reporting: Reporting,
+}
