@@ -8,9 +8,9 @@
 mod sidecar;
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rehost_block::{Result, is_zero};
+use rehost_block::{Disk, Located, Result, Run, Window, is_zero};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -23,7 +23,7 @@ pub const LEAF: u64 = 1 << 20;
 const ROOT_PREFIX: &[u8] = b"rehost checksum tree 1\n";
 
 /// Zeroes hashed at a time.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A hash function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,12 +158,10 @@ impl Leaves {
     /// multiples of [`LEAF`], or the disk's end. What is never given is zeroes.
     pub fn add(&self, offset: u64, plain: &[u8]) -> Vec<Leaf> {
         let mut leaves = Vec::new();
-        let mut number = offset / LEAF;
-        for leaf in plain.chunks(1 << 20) {
+        for (number, leaf) in (offset / LEAF..).zip(plain.chunks(1 << 20)) {
             if !is_zero(leaf) {
                 leaves.push((number, self.algorithm.digest(leaf)));
             }
-            number += 1;
         }
         self.know(&leaves);
         leaves
@@ -280,7 +278,8 @@ impl Tree {
                     if left != right {
                         differs(*a);
                     }
-                    (ours.next(), theirs.next());
+                    ours.next();
+                    theirs.next();
                 }
                 (Some((a, _)), Some((b, _))) if b < a => {
                     differs(*b);
@@ -320,7 +319,7 @@ pub fn hex(digest: &Digest) -> String {
 /// # Errors
 /// What reading the disk gives.
 pub fn tree_of(
-    disk: &dyn rehost_block::Disk,
+    disk: &dyn Disk,
     algorithm: Algorithm,
     flat: Flat,
     options: &crate::copy::CopyOptions<'_>,
@@ -334,6 +333,66 @@ pub fn tree_of(
         },
     )?;
     Ok(leaves.into_tree())
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// The tree of the disk, cut or lengthened with zeroes to the size of the expected one.
+    pub found: Tree,
+    /// Where the disk's content is another, `(offset, length)` in disk order.
+    pub differences: Vec<(u64, u64)>,
+}
+
+/// Compares the content of `disk` with the tree `expected`. Sizes may differ by zeroes at the end, as
+/// they may for [`crate::copy::compare()`]: some formats count in sectors.
+///
+/// # Errors
+/// What reading the disk gives.
+pub fn verify(
+    disk: &Arc<dyn Disk>,
+    expected: &Tree,
+    options: &crate::copy::CopyOptions<'_>,
+) -> Result<Verification> {
+    let fitted = Fitted {
+        disk: Arc::clone(disk),
+        size: expected.size,
+    };
+    let found = tree_of(&fitted, expected.algorithm, Flat::Unwanted, options)?;
+    let mut differences = expected.differences(&found);
+    let more = disk.size().saturating_sub(expected.size);
+    if more > 0 {
+        let rest = Window::new(Arc::clone(disk), expected.size, more)?;
+        let rest = tree_of(&rest, expected.algorithm, Flat::Unwanted, options)?;
+        if !rest.leaves.is_empty() {
+            differences.push((expected.size, more));
+        }
+    }
+    Ok(Verification { found, differences })
+}
+
+/// A disk cut, or lengthened with zeroes, to a size.
+#[derive(Debug)]
+struct Fitted {
+    disk: Arc<dyn Disk>,
+    size: u64,
+}
+
+impl Disk for Fitted {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn locate(&self, offset: u64, want: u64) -> Result<Located> {
+        let left = self.size.saturating_sub(offset).min(want);
+        if left == 0 {
+            return Ok(Located::new(Run::End, 0));
+        }
+        match self.disk.size().saturating_sub(offset) {
+            0 => Ok(Located::new(Run::Zero, left)),
+            there => self.disk.locate(offset, left.min(there)),
+        }
+    }
 }
 
 #[cfg(test)]

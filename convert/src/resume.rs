@@ -23,7 +23,7 @@ mod tracked;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rehost_block::{Disk, Error, Result, StorageMut};
+use rehost_block::{Disk, Result, StorageMut};
 use rehost_image::{Payload, Target};
 use serde::{Deserialize, Serialize};
 
@@ -239,18 +239,19 @@ impl State {
 /// Does a put again, with the same shape and other bytes. Only the beginning of the disk is read
 /// from the source: targets that have no header keep it back until they are published.
 fn again(target: &dyn Target, disk: &dyn Disk, offset: u64, shape: &Shape) -> Result<()> {
-    if offset == 0
-        && let Shape::Plain { len, .. } = shape
-    {
-        let len = usize::try_from(*len)
-            .ok()
-            .filter(|len| *len as u64 <= disk.size())
-            .ok_or_else(|| Error::corrupt("put is longer than the disk").in_structure("journal"))?;
-        let mut bytes = vec![0; len];
-        disk.read_at(&mut bytes, 0)?;
-        return target.put(0, Payload::Plain(&bytes));
-    }
-    shape.with_payload(|payload| target.put(offset, payload))
+    let len = match shape {
+        Shape::Plain { len, .. } if offset == 0 => *len,
+        Shape::Packed(units) if offset == 0 => {
+            // The last unit of a disk may be a short one.
+            let units = u64::try_from(units.len()).unwrap_or(u64::MAX);
+            units.saturating_mul(target.unit().get()).min(disk.size())
+        }
+        _ => return shape.with_payload(|payload| target.put(offset, payload)),
+    };
+    let mut bytes = vec![0; shape::length(len.min(disk.size()))?];
+    disk.read_at(&mut bytes, 0)?;
+    let payload = target.pack(0, &bytes)?;
+    target.put(0, payload)
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub struct Writing<'a> {
     pub flush: Flush,
     /// The files of the source, none of which may be written over.
     pub sources: &'a [PathBuf],
+    /// How they are read (format, snapshot): a run that goes on with another's work must do it so too.
+    pub reading: String,
     /// Number of threads; as many as there are processors if `None`.
     pub threads: Option<NonZeroUsize>,
     /// Whether blocks of the source's files may become the target's.
@@ -76,6 +78,7 @@ impl<'a> Writing<'a> {
             existing: Existing::Keep,
             flush: Flush::Before,
             sources: &[],
+            reading: String::new(),
             threads: None,
             sharing: Sharing::Auto,
             cancel,
@@ -322,14 +325,15 @@ fn refuse_combinations(name: &Path, writing: &Writing<'_>) -> Result<()> {
             );
         }
     }
+    if writing.checksum.is_some() && !has_folder(name) {
+        return Err(Error::usage("--checksum needs a file as target")
+            .in_file(name)
+            .hint("the checksums are kept beside it"));
+    }
     if is_stream(name) {
         let beside = [
             (writing.resume.is_some(), "--resume"),
             (writing.parent.is_some(), "--backing"),
-            (
-                writing.checksum.is_some() && name == Path::new("-"),
-                "--checksum",
-            ),
         ];
         if let Some((_, option)) = beside.into_iter().find(|(given, _)| *given) {
             return Err(Error::usage(format!("{option} needs a file as target"))
@@ -338,6 +342,12 @@ fn refuse_combinations(name: &Path, writing: &Writing<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether files can be made beside `name`: not beside a device, nor standard output.
+#[must_use]
+pub fn has_folder(name: &Path) -> bool {
+    name != Path::new("-") && !ground::is_device(name)
 }
 
 /// What the salvage map says.

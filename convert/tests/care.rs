@@ -248,10 +248,18 @@ fn what_a_damaged_source_still_has_is_salvaged_and_the_rest_is_listed() {
             .args([path("a.raw"), path("plain.qcow2")]),
     );
     let open = |name: &str| fs::OpenOptions::new().write(true).open(path(name)).unwrap();
-    // A compressed cluster in the middle of the file does not decode any more.
-    let packed = open("packed.qcow2");
-    let middle = packed.metadata().unwrap().len() / 2;
-    packed.write_all_at(&[0xff; 64], middle).unwrap();
+    // The first compressed cluster does not decode any more: no deflate block begins with ones.
+    let map = run([
+        "map".as_ref(),
+        "--json".as_ref(),
+        path("packed.qcow2").as_os_str(),
+    ])
+    .json();
+    assert_eq!(map[0]["kind"], "packed", "{map}");
+    let place = map[0]["offset"].as_u64().unwrap();
+    open("packed.qcow2")
+        .write_all_at(&[0xff; 16], place)
+        .unwrap();
     // The other file ends too early, in the middle of a sector.
     open("plain.qcow2").set_len(3_000_000).unwrap();
     for (source, piece) in [("packed.qcow2", 65536), ("plain.qcow2", 512)] {
@@ -290,7 +298,7 @@ fn what_a_damaged_source_still_has_is_salvaged_and_the_rest_is_listed() {
         .unwrap())
     .exits(0);
     assert!(
-        good.stderr.contains("All of the source could be read"),
+        good.stderr.contains("all of the source could be read"),
         "{}",
         good.stderr
     );
@@ -425,4 +433,38 @@ fn a_named_pipe_takes_an_image_and_standard_input_gives_one() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(output.stdout == bytes);
+}
+
+#[test]
+fn a_raw_image_is_wrapped_as_gzip_or_zstd_by_its_name() {
+    if !have("zcat") || !have("zstd") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    sample_raw(&path("a.raw"), SIZE + 512);
+    for (name, unpack) in [("b.raw.gz", "zcat"), ("b.img.zst", "zstdcat")] {
+        run([
+            "convert".as_ref(),
+            path("a.raw").as_os_str(),
+            path(name).as_os_str(),
+        ])
+        .exits(0);
+        let plain = Command::new(unpack).arg(path(name)).output().unwrap();
+        assert!(plain.status.success());
+        assert!(plain.stdout == fs::read(path("a.raw")).unwrap(), "{name}");
+        run([
+            "compare".as_ref(),
+            path("a.raw").as_os_str(),
+            path(name).as_os_str(),
+        ])
+        .exits(0);
+    }
+    run([
+        "convert".as_ref(),
+        path("a.raw").as_os_str(),
+        path("b.qcow2.gz").as_os_str(),
+    ])
+    .exits(2)
+    .says(&["qcow2", "gzip", "raw"]);
 }

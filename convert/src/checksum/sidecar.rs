@@ -112,18 +112,16 @@ impl Sidecar {
         }
         let mut leaves: Vec<Leaf> = Vec::new();
         for extent in &self.extents {
-            let mut number = extent.offset / LEAF;
             if extent.offset % LEAF != 0 {
                 return Err(Error::corrupt("extent does not begin at a leaf").at(extent.offset));
             }
-            for text in &extent.leaves {
+            for (number, text) in (extent.offset / LEAF..).zip(&extent.leaves) {
                 if number >= self.size.div_ceil(LEAF) {
                     return Err(
                         Error::corrupt("leaf lies past the end of the disk").at(extent.offset)
                     );
                 }
                 leaves.push((number, parse(text)?));
-                number += 1;
             }
         }
         let flat = self.flat_sha256.as_deref().map(parse).transpose()?;

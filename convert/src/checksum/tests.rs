@@ -59,6 +59,28 @@ fn differences_are_found_and_joined() {
 }
 
 #[test]
+fn zeroes_at_the_end_are_no_difference_to_a_verification() {
+    let bytes = vec![7; (2 << 20) + 100];
+    let expected = tree(bytes.clone(), Flat::Unwanted);
+    let differences = |len: usize, last: u8| {
+        let mut other = bytes.clone();
+        other.resize(len, 0);
+        *other.last_mut().unwrap() ^= last;
+        let disk: Arc<dyn Disk> = Arc::new(disk(other));
+        verify(&disk, &expected, &CopyOptions::default())
+            .unwrap()
+            .differences
+    };
+    assert!(differences(bytes.len(), 0).is_empty());
+    assert!(differences(4 << 20, 0).is_empty());
+    assert_eq!(
+        differences(4 << 20, 1),
+        [((2 << 20) + 100, (2 << 20) - 100)]
+    );
+    assert_eq!(differences((2 << 20) + 99, 0), [(2 << 20, 100)]);
+}
+
+#[test]
 fn a_sidecar_gives_the_tree_back_and_a_changed_one_is_refused() {
     let mut bytes = vec![0; 5 << 20];
     bytes[1 << 20..3 << 20].fill(3);

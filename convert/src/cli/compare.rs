@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::Compare;
 use super::{Answer, output};
-use crate::checksum::{Algorithm, Flat, Sidecar, hex, tree_of};
+use crate::checksum::{Algorithm, Sidecar, Verification, hex, verify};
 use crate::copy::{Comparison, CopyOptions, compare};
 use crate::guest::open_image_at;
 use crate::interrupt;
@@ -33,7 +33,7 @@ struct Compared {
 struct Checked {
     same: bool,
     algorithm: Algorithm,
-    /// The root of the image's own tree, and that of the sidecar.
+    /// The root of the image's tree, at the sidecar's size, and that of the sidecar.
     root: String,
     expected_root: String,
     sizes: (u64, u64),
@@ -108,16 +108,16 @@ fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
         cancel: Some(interrupt::flag()?),
         ..CopyOptions::default()
     };
-    let found = tree_of(&*image.disk(), expected.algorithm, Flat::Unwanted, &options)?;
-    let differences = expected.differences(&found);
-    let same = found.root == expected.root;
+    let size = image.size();
+    let Verification { found, differences } = verify(&image.disk(), &expected, &options)?;
+    let same = differences.is_empty();
     if args.json {
         output::json(&Checked {
             same,
             algorithm: found.algorithm,
             root: hex(&found.root),
             expected_root: hex(&expected.root),
-            sizes: (found.size, expected.size),
+            sizes: (size, expected.size),
             differing_bytes: differences.iter().map(|(_, length)| length).sum(),
             differences: differences
                 .iter()
@@ -135,12 +135,6 @@ fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
             hex(&found.root)
         ))?;
     } else {
-        if found.size != expected.size {
-            output::line(format_args!(
-                "The image is {} bytes long, and was {}.",
-                found.size, expected.size
-            ))?;
-        }
         output::line(format_args!(
             "The image differs from its checksums in {} places:",
             differences.len()
@@ -151,6 +145,12 @@ fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
         if differences.len() > SHOWN {
             output::line(format_args!("  and {} more", differences.len() - SHOWN))?;
         }
+    }
+    if !args.json && size != expected.size {
+        output::line(format_args!(
+            "It is {size} bytes long, and was {}.",
+            expected.size
+        ))?;
     }
     Ok(if same { Answer::Done } else { Answer::No })
 }

@@ -19,7 +19,7 @@ use crate::interrupt;
 use crate::unfinished::{Existing, Flush};
 use crate::voice::{Voice, bytes};
 use crate::write::{
-    Damage, Outcome, Parent, Writing, default_options, format_of_name, write_image,
+    Damage, Outcome, Parent, Writing, default_options, format_of_name, has_folder, write_image,
 };
 
 /// The result as JSON.
@@ -60,8 +60,9 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
     let writing = writing(&args.writing, &args.target, image.files())?;
     let writing = Writing {
         parent: parent.as_ref(),
+        reading: format!("{} {:?}", image.format(), args.earlier.snapshot),
         bitmaps: kept_bitmaps(&image, &writing.options, voice)?,
-        ..with_care(&args.copying, &args.target, writing)
+        ..with_care(&args.copying, &args.target, writing)?
     };
     let to = writing.options.format();
     let told = image.layers().first().and_then(evidence);
@@ -75,6 +76,7 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
     ));
     let outcome = write_image(&*image.disk(), &args.target, &writing, voice)?;
     voice.step(summary(&outcome));
+    tell_more(&outcome, voice);
     let lost = outcome
         .salvage
         .as_ref()
@@ -143,13 +145,21 @@ fn open_source(args: &Convert, voice: Voice) -> Result<Image> {
 }
 
 /// What `convert` alone offers, as typed.
-fn with_care<'a>(args: &Copying, target: &Path, writing: Writing<'a>) -> Writing<'a> {
+fn with_care<'a>(args: &Copying, target: &Path, writing: Writing<'a>) -> Result<Writing<'a>> {
+    if args.salvage && args.salvage_map.is_none() && !has_folder(target) {
+        return Err(
+            Error::usage("--salvage has no place for its list beside this target")
+                .in_file(target)
+                .hint("name one with --salvage-map FILE")
+                .into(),
+        );
+    }
     let map = args.salvage_map.clone().unwrap_or_else(|| {
         let mut map = target.as_os_str().to_owned();
         map.push(".salvage.json");
         PathBuf::from(map)
     });
-    Writing {
+    Ok(Writing {
         checksum: args.checksum.map(|choice| match choice {
             ChecksumChoice::Sha256 => (Algorithm::Sha256, Flat::Unwanted),
             ChecksumChoice::Blake3 => (Algorithm::Blake3, Flat::Unwanted),
@@ -163,7 +173,7 @@ fn with_care<'a>(args: &Copying, target: &Path, writing: Writing<'a>) -> Writing
         resume: args.resume.then_some(args.checkpoint),
         rate: args.rate_limit,
         ..writing
-    }
+    })
 }
 
 /// The options as typed, for an image called `target` made from the files `sources`.
@@ -234,37 +244,46 @@ pub(super) fn explained(args: &args::Writing, target: Option<&Path>) -> Result<b
     Ok(true)
 }
 
-/// Some sentences about a copy.
+/// One sentence about a copy.
 pub(super) fn summary(outcome: &Outcome) -> String {
-    let mut summary = format!(
+    format!(
         "Wrote {} ({} copied, {} shared, {} zeroes) in {:.1} s.",
         bytes(outcome.written.file_bytes),
         bytes(outcome.copied.data),
         bytes(outcome.copied.shared),
         bytes(outcome.copied.zero + outcome.copied.hole),
         outcome.seconds
-    );
+    )
+}
+
+/// What else there is to say: the parent's share, checksums, losses.
+fn tell_more(outcome: &Outcome, voice: Voice) {
+    if outcome.copied.below > 0 {
+        voice.detail(format_args!(
+            "{} are as in the backing image",
+            bytes(outcome.copied.below)
+        ));
+    }
     if let Some(checksum) = &outcome.checksum {
-        summary += &format!(
-            "\nThe {} of the content is {} (tree in {}).",
+        voice.detail(format_args!(
+            "{} of the content: {} (tree in {})",
             checksum.algorithm,
             checksum.root,
             checksum.file.display()
-        );
+        ));
         if let Some(flat) = &checksum.flat_sha256 {
-            summary += &format!("\nAs a raw file its sha256sum is {flat}.");
+            voice.detail(format_args!("sha256sum of the raw disk: {flat}"));
         }
     }
     if let Some(salvage) = &outcome.salvage {
-        summary += &match salvage.lost_bytes {
-            0 => "\nAll of the source could be read.".to_owned(),
-            lost => format!(
-                "\n{} in {} places could not be read and are zeroes in the target; {} lists them.",
+        match salvage.lost_bytes {
+            0 => voice.detail("all of the source could be read"),
+            lost => voice.detail(format_args!(
+                "{} in {} places could not be read and are zeroes in the target; {} lists them",
                 bytes(lost),
                 salvage.places,
                 salvage.map.display()
-            ),
-        };
+            )),
+        }
     }
-    summary
 }

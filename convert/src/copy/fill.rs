@@ -47,7 +47,9 @@ impl Scratch {
         let below = room(&mut self.below, chunk.len)?;
         let there = length(parent.size().saturating_sub(chunk.start).min(chunk.len))?;
         let (stored, past) = below.split_at_mut(there);
-        parent.read_at(stored, chunk.start)?;
+        if !stored.is_empty() {
+            parent.read_at(stored, chunk.start)?;
+        }
         past.fill(0);
         let plain = room(&mut self.plain, chunk.len)?;
         Ok((plain, below))

@@ -60,8 +60,8 @@ impl Shape {
     pub(super) fn with_payload(&self, put: impl FnOnce(Payload<'_>) -> Result<()>) -> Result<()> {
         let wrong = || Error::corrupt("put has an impossible shape").in_structure("journal");
         match self {
-            Self::Plain { len, zeroes } if *len <= MOST => {
-                let mut bytes = vec![0xff; usize::try_from(*len).map_err(|_| wrong())?];
+            Self::Plain { len, zeroes } => {
+                let mut bytes = vec![0xff; length(*len)?];
                 for (first, count) in zeroes {
                     let from = *first as usize * SECTOR;
                     let to = (from + *count as usize * SECTOR).min(bytes.len());
@@ -78,9 +78,17 @@ impl Shape {
                 ))
             }
             Self::Zero(len) => put(Payload::Zero(*len)),
-            Self::Plain { .. } | Self::Packed(_) => Err(wrong()),
+            Self::Packed(_) => Err(wrong()),
         }
     }
+}
+
+/// The length of a payload as that of a buffer.
+pub(super) fn length(len: u64) -> Result<usize> {
+    usize::try_from(len)
+        .ok()
+        .filter(|_| len <= MOST)
+        .ok_or_else(|| Error::corrupt("put has an impossible length").in_structure("journal"))
 }
 
 fn zeroes(bytes: &[u8]) -> Vec<(u32, u32)> {

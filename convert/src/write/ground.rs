@@ -124,7 +124,7 @@ fn identity(sources: &[PathBuf], spec: &TargetSpec, writing: &Writing<'_>) -> Re
         sources,
         spec.size,
         format!("{spec:?}"),
-        format!("checksum {checksum}"),
+        format!("checksum {checksum}, source {}", writing.reading),
     )
 }
 
@@ -252,7 +252,7 @@ pub(crate) fn spec(size: u64, name: &Path, writing: &Writing<'_>) -> TargetSpec 
     }
 }
 
-fn is_device(name: &Path) -> bool {
+pub(super) fn is_device(name: &Path) -> bool {
     name.metadata()
         .is_ok_and(|meta| meta.file_type().is_block_device())
 }

@@ -22,7 +22,7 @@ use rehost_image::{
 const AHEAD: usize = 64 << 10;
 
 /// Zeroes sent at a time.
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Whether `name` is standard output (`-`) or a pipe.
 #[must_use]
