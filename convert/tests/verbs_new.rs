@@ -1,4 +1,5 @@
 //! Verbs that make or measure images, as a user runs them, judged by qemu-img and the files' lengths.
+#![allow(clippy::unwrap_used)] // clippy knows `#[test]` functions, not what they share
 
 mod common;
 

@@ -246,11 +246,14 @@ pub(super) fn explained(args: &args::Writing, target: Option<&Path>) -> Result<b
 
 /// One sentence about a copy.
 pub(super) fn summary(outcome: &Outcome) -> String {
+    let shared = match outcome.copied.shared {
+        0 => String::new(),
+        shared => format!(", {} shared", bytes(shared)),
+    };
     format!(
-        "Wrote {} ({} copied, {} shared, {} zeroes) in {:.1} s.",
+        "Wrote {} ({} copied{shared}, {} zeroes) in {:.1} s.",
         bytes(outcome.written.file_bytes),
         bytes(outcome.copied.data),
-        bytes(outcome.copied.shared),
         bytes(outcome.copied.zero + outcome.copied.hole),
         outcome.seconds
     )

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use rehost_block::File;
-use rehost_image::{Access, Bitmap, LayerDescription, Snapshot, bitmaps, snapshots};
+use rehost_image::{Access, Backing, Bitmap, LayerDescription, Snapshot, bitmaps, snapshots};
 use serde::Serialize;
 
 use super::args::ImageCommand;
@@ -75,45 +75,40 @@ fn print(layers: &[Layer<'_>]) -> Result<()> {
         if nth > 0 {
             output::line("")?;
         }
-        output::line(format_args!("image:        {}", layer.path.display()))?;
         let how = evidence(layer).map_or(String::new(), |how| format!(" ({how})"));
         let wrapper = layer.wrapper.as_ref();
         let outer = wrapper.map_or(String::new(), |found| format!("{} > ", found.wrapper));
-        output::line(format_args!("format:       {outer}{}{how}", layer.format))?;
+        let size = |size: u64| format!("{} ({size} bytes)", bytes(size));
+        let mut facts = vec![
+            ("image", layer.path.display().to_string()),
+            ("format", format!("{outer}{}{how}", layer.format)),
+        ];
         if let Some(found) = wrapper {
             let access = match &found.access {
-                Access::Index { pieces } => format!("by its index of {pieces} pieces"),
+                Access::Index { pieces } => format!("read by its index of {pieces} pieces"),
                 Access::TemporaryFile { folder } => format!(
                     "unpacked as a whole into a temporary file in {}",
                     folder.display()
                 ),
             };
-            output::line(format_args!("wrapper:      read {access}"))?;
+            facts.push(("wrapper", access));
         }
-        output::line(format_args!(
-            "virtual size: {} ({} bytes)",
-            bytes(layer.virtual_size),
-            layer.virtual_size
-        ))?;
-        output::line(format_args!(
-            "file size:    {} ({} bytes)",
-            bytes(layer.file_size),
-            layer.file_size
-        ))?;
-        if let Some(unit) = layer.unit {
-            output::line(format_args!("unit:         {}", bytes(unit)))?;
-        }
-        if let Some(codec) = layer.compression {
-            output::line(format_args!("compression:  {codec}"))?;
-        }
-        if let Some(backing) = &layer.backing {
-            output::line(format_args!("parent:       {}", backing.name.display()))?;
-        }
-        for (name, value) in details(layer)? {
-            output::line(format_args!(
-                "{:<14}{value}",
-                format!("{}:", name.replace('_', " "))
-            ))?;
+        facts.push(("virtual size", size(layer.virtual_size)));
+        facts.push(("file size", size(layer.file_size)));
+        facts.extend(layer.unit.map(|unit| ("unit", bytes(unit).to_string())));
+        facts.extend(
+            layer
+                .compression
+                .map(|codec| ("compression", codec.to_owned())),
+        );
+        let parent = |backing: &Backing| ("parent", backing.name.display().to_string());
+        facts.extend(layer.backing.as_ref().map(parent));
+        let of_format = details(layer)?;
+        let named = of_format
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.clone()));
+        for (name, value) in facts.into_iter().chain(named) {
+            output::line(format_args!("{:<20}{value}", format!("{name}:")))?;
         }
         for snapshot in &kept.snapshots {
             output::line(format_args!("  snapshot {}", listed(snapshot)))?;
@@ -143,6 +138,7 @@ fn details(layer: &LayerDescription) -> Result<Vec<(String, String)>> {
     Ok(fields
         .into_iter()
         .filter(|(name, value)| name != "type" && !value.is_null())
+        .map(|(name, value)| (name.replace('_', " "), value))
         .map(|(name, value)| match value {
             serde_json::Value::String(text) => (name, text),
             other => (name, other.to_string()),

@@ -14,7 +14,7 @@ use qcow2_rs::dev::Qcow2DevParams;
 use qcow2_rs::helpers::Qcow2IoBuf;
 use qcow2_rs::utils::qcow2_setup_dev_sync;
 use rehost_block::{File, is_zero};
-use rehost_image::{Compression, Format, TargetSpec, create};
+use rehost_image::{Compression, Format, OneFile, Order, TargetSpec, create};
 
 /// Runs a future of the synchronous back end, which never waits.
 fn finish<F: Future>(future: F) -> F::Output {
@@ -46,15 +46,20 @@ fn content(len: usize) -> Vec<u8> {
 }
 
 fn write(path: &Path, disk: &[u8], cluster: u32, compression: Option<Compression>) {
-    let spec = TargetSpec {
-        cluster_size: Some(cluster),
-        compression,
-        ..TargetSpec::new(Format::Qcow2, disk.len() as u64, "judged.qcow2")
-    };
-    let target = create(&spec, Arc::new(File::create_new(path).unwrap())).unwrap();
+    let mut spec = TargetSpec::new(Format::Qcow2, disk.len() as u64, "judged.qcow2").unwrap();
+    spec.compression = compression;
+    spec.options
+        .parse(&format!("cluster_size={cluster}"))
+        .unwrap();
+    let storage = Arc::new(File::create_new(path).unwrap());
+    let target = create(&spec, storage, &OneFile).unwrap();
     let step = 2 << 20;
-    // Backwards, so that the order in the file is not the guest's.
-    for (index, piece) in disk.chunks(step).enumerate().rev() {
+    let mut pieces: Vec<(usize, &[u8])> = disk.chunks(step).enumerate().collect();
+    if target.order() == Order::Any {
+        // Backwards, so that the order in the file is not the guest's.
+        pieces.reverse();
+    }
+    for (index, piece) in pieces {
         if !is_zero(piece) {
             let offset = (index * step) as u64;
             target
