@@ -1,9 +1,10 @@
-//! Partition tables: a disk becomes volumes, and each volume is a disk again.
+//! Partition tables and volume groups: disks become volumes, and each volume is a disk again.
 //!
 //! [`scan`] reads a DOS table with its extended chain, or a GPT (primary or backup), or says that
 //! the whole disk is one volume. [`Layout::open`] and [`Layout::open_mut`] give a volume as a disk.
+//! [`lvm`] puts volume groups together, from any number of disks.
 //!
-//! Left out on purpose: LVM, MD and LUKS (they are volumes of another crate's making), BSD
+//! Left out on purpose: BSD
 //! disklabels and Sun tables (such a disk shows up as one whole-disk volume), writing of tables,
 //! GPT entries of another size than 128 bytes (refused by name).
 #![forbid(unsafe_code)]
@@ -18,6 +19,8 @@
 
 mod guid;
 mod layout;
+pub mod lvm;
+mod mapped;
 mod mbr;
 mod scan;
 

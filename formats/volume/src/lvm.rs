@@ -1,0 +1,18 @@
+//! LVM2: physical volumes of several disks become logical volumes.
+//!
+//! [`PhysicalVolume::read`] reads a label and its metadata, [`assemble`] puts volume groups
+//! together. Read are segments of type linear, striped, mirror and raid1 (the first leg that is
+//! complete) and zero.
+//!
+//! Left out on purpose, and refused by name: thin pools and volumes, snapshots (their origins are
+//! read), caches, writecaches, VDO, raid0, raid4, raid5, raid6 and raid10 volumes, integrity; LVM1 and metadata
+//! backups in `/etc/lvm`. Nothing is written.
+
+mod assemble;
+mod build;
+mod group;
+mod label;
+mod leg;
+mod text;
+
+pub use assemble::{LogicalVolume, PhysicalVolume, VolumeGroup, assemble};

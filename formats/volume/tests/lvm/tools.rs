@@ -1,0 +1,155 @@
+//! Groups made by the LVM tools (as root, on loop devices, without the kernel's device mapper).
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use rehost_block::{Disk, File, StorageDisk};
+
+use crate::built::{MIB, origin, patterned, read_group};
+
+/// Loop devices over files; detached when dropped.
+struct Loops(Vec<PathBuf>);
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        for device in &self.0 {
+            let _ = Command::new("losetup").arg("-d").arg(device).status();
+        }
+    }
+}
+
+fn attach(files: &[PathBuf]) -> Option<Loops> {
+    let mut loops = Loops(Vec::new());
+    for file in files {
+        let out = Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(file)
+            .output();
+        match out {
+            Ok(out) if out.status.success() => {
+                let name = String::from_utf8(out.stdout).unwrap();
+                loops.0.push(PathBuf::from(name.trim()));
+            }
+            _ => return None,
+        }
+    }
+    Some(loops)
+}
+
+fn lvm(loops: &Loops, home: &Path, args: &[&str]) -> Option<String> {
+    let accept: String = loops
+        .0
+        .iter()
+        .map(|device| format!("\"a|^{}$|\", ", device.display()))
+        .collect();
+    let config = format!(
+        "devices {{ filter = [{accept}\"r|.*|\"] use_devicesfile = 0 }} global {{ use_lvmpolld = 0 locking_dir = \"{home}\" }} backup {{ backup = 0 archive = 0 }} activation {{ udev_sync = 0 udev_rules = 0 monitoring = 0 }}",
+        home = home.display()
+    );
+    let (verb, rest) = args.split_first()?;
+    let out = Command::new("lvm")
+        .args([verb, "--driverloaded", "n", "--config", &config])
+        .args(rest)
+        .output()
+        .ok()?;
+    assert!(
+        out.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Some(String::from_utf8(out.stdout).unwrap())
+}
+
+#[test]
+fn lvm2_made_groups_read_where_lvs_says_their_extents_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let files: Vec<PathBuf> = (0..3u8)
+        .map(|nth| {
+            let path = folder.path().join(format!("pv{nth}"));
+            std::fs::write(&path, patterned(nth, 24)).unwrap();
+            path
+        })
+        .collect();
+    if Command::new("lvm").arg("version").output().is_err() {
+        println!("skipped: needs lvm");
+        return;
+    }
+    let Some(loops) = attach(&files) else {
+        println!("skipped: needs losetup as root");
+        return;
+    };
+    let names: Vec<&str> = loops.0.iter().map(|path| path.to_str().unwrap()).collect();
+    let name = format!("rehost{}", std::process::id());
+    let run = |args: &[&str]| lvm(&loops, folder.path(), args).unwrap();
+    run(&[&["pvcreate", "-q"][..], &names[..]].concat());
+    run(&[&["vgcreate", "-s", "1m", &name][..], &names[..]].concat());
+    let quiet = ["-an", "-Zn", "-Wn"];
+    run(&[
+        &["lvcreate", "-l", "4", "-n", "lin", &name, names[1]][..],
+        &quiet[..],
+    ]
+    .concat());
+    run(&["lvextend", "-l", "+3", &format!("{name}/lin"), names[2]]);
+    run(&[
+        &[
+            "lvcreate", "-l", "9", "-i", "3", "-I", "64k", "-n", "str", &name,
+        ][..],
+        &quiet[..],
+    ]
+    .concat());
+    let said = run(&[
+        "lvs",
+        "--segments",
+        "--noheadings",
+        "--nosuffix",
+        "--units",
+        "b",
+        "-o",
+        "lv_name,seg_start,seg_size,stripe_size,seg_pe_ranges",
+        &name,
+    ]);
+    let disks: Vec<Arc<dyn Disk>> = files
+        .iter()
+        .map(|path| {
+            Arc::new(StorageDisk::new(Arc::new(File::open(path).unwrap()))) as Arc<dyn Disk>
+        })
+        .collect();
+    let group = read_group(&disks);
+    assert_eq!(
+        (group.name.as_str(), group.volumes.len()),
+        (name.as_str(), 2)
+    );
+    assert!(group.damage.is_empty(), "{:?}", group.damage);
+    let mut compared = 0;
+    for line in said.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |nth: usize| words[nth].parse::<u64>().unwrap();
+        let (start, size, chunk) = (number(1), number(2), number(3).max(8));
+        let areas: Vec<(u8, u64)> = words[4..]
+            .iter()
+            .map(|range| {
+                let (device, extents) = range.rsplit_once(':').unwrap();
+                let nth = names.iter().position(|name| *name == device).unwrap();
+                let first: u64 = extents.split('-').next().unwrap().parse().unwrap();
+                (nth as u8, first)
+            })
+            .collect();
+        let volume = group.volumes.iter().find(|volume| volume.name == words[0]);
+        let disk = volume.unwrap().disk.as_ref().unwrap();
+        for step in (0..size).step_by(4096) {
+            let (turn, within) = match areas.len() as u64 {
+                1 => (0, step),
+                count => (
+                    step / chunk % count,
+                    step / chunk / count * chunk + step % chunk,
+                ),
+            };
+            let (nth, first) = areas[turn as usize];
+            let place = (nth, MIB + first * MIB + within);
+            assert_eq!(origin(disk, start + step), place, "{} at {step}", words[0]);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 16 * 256);
+}
