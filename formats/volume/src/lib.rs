@@ -1,8 +1,8 @@
-//! Partition tables and volume groups: disks become volumes, and each volume is a disk again.
+//! Partition tables, RAID arrays and volume groups: disks become volumes, and each volume is a disk again.
 //!
 //! [`scan`] reads a DOS table with its extended chain, or a GPT (primary or backup), or says that
 //! the whole disk is one volume. [`Layout::open`] and [`Layout::open_mut`] give a volume as a disk.
-//! [`lvm`] puts volume groups together, from any number of disks.
+//! [`lvm`] puts volume groups together and [`md`] arrays, from any number of disks.
 //!
 //! Left out on purpose: BSD
 //! disklabels and Sun tables (such a disk shows up as one whole-disk volume), writing of tables,
@@ -22,6 +22,7 @@ mod layout;
 pub mod lvm;
 mod mapped;
 mod mbr;
+pub mod md;
 mod scan;
 
 pub use layout::{Layout, Table, Volume};

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rehost_block::{Disk, Error, Located, Result, Run};
+use rehost_block::{Disk, Error, Located, Result, Run, Storage};
 
 /// Where one stretch of a mapped disk is.
 #[derive(Debug, Clone)]
@@ -16,6 +16,9 @@ pub(crate) enum Place<'a> {
     On(&'a Arc<dyn Disk>, u64),
     /// Nowhere: it reads as zeroes.
     Zero,
+    /// On a member that is not there: worked out from the others by a storage that holds the
+    /// whole mapped disk, at the same offset.
+    Rebuilt(&'a Arc<dyn Storage>),
 }
 
 /// The address arithmetic of a mapped disk.
@@ -52,6 +55,13 @@ impl<P: Plan> Disk for Mapped<P> {
                 }
             }
             Place::Zero => Ok(Located::new(Run::Zero, len)),
+            Place::Rebuilt(storage) => {
+                let run = Run::At {
+                    storage: Arc::clone(storage),
+                    offset,
+                };
+                Ok(Located::new(run, len))
+            }
         }
     }
 
@@ -77,6 +87,7 @@ impl<P: Plan> Disk for Mapped<P> {
             match place {
                 Place::On(disk, from) => disk.read_at(part, from)?,
                 Place::Zero => part.fill(0),
+                Place::Rebuilt(storage) => storage.read_at(part, at)?,
             }
             at = at.saturating_add(amount(take));
             rest = tail;
@@ -125,6 +136,11 @@ impl Joined {
             pieces: Vec::new(),
             size: 0,
         }
+    }
+
+    /// Bytes so far.
+    pub(crate) const fn len(&self) -> u64 {
+        self.size
     }
 
     /// Adds `len` bytes.
