@@ -240,6 +240,23 @@ fn guid_table_of_4096_byte_sectors() {
 }
 
 #[test]
+fn a_hybrid_table_is_read_as_the_guid_table() {
+    if !has("sfdisk") {
+        return;
+    }
+    let image = partitioned(100, GPT);
+    let whole = scan(&disk(&image.path)).unwrap();
+    let mut bytes = std::fs::read(&image.path).unwrap();
+    // The protective entry moves to second place, as gdisk's hybrid tables have it.
+    bytes.copy_within(446..462, 462);
+    bytes[450] = 0x83;
+    bytes[454..458].copy_from_slice(&2048u32.to_le_bytes());
+    bytes[458..462].copy_from_slice(&2048u32.to_le_bytes());
+    let hybrid = scan(&memory(bytes)).unwrap();
+    assert_eq!(hybrid, whole);
+}
+
+#[test]
 fn unusual_entry_size_is_refused_by_name() {
     if !has("sfdisk") {
         return;

@@ -204,6 +204,22 @@ fn mdadm_reads_the_superblocks_of_these_tests() {
 }
 
 #[test]
+fn a_member_made_by_mdadm_is_read_as_blkid_reads_it() {
+    let corpora = std::env::var_os("REHOST_CORPORA").map(std::path::PathBuf::from);
+    let image = corpora
+        .map(|root| root.join("util-linux-blkid/tests/ts/blkid/images-fs/mdraid.img.xz"))
+        .filter(|image| image.exists());
+    let Some(image) = image else {
+        println!("skipped: needs REHOST_CORPORA");
+        return;
+    };
+    let out = Command::new("xz").arg("-dc").arg(image).output().unwrap();
+    let member = Member::read(&disk(out.stdout)).unwrap().unwrap();
+    assert_eq!(member.version(), "0.90");
+    assert_eq!(member.uuid(), "37c76b91-011a-05c5-d30c-1fd4c5c3dbbc");
+}
+
+#[test]
 fn complete_arrays_map_to_their_members_and_lost_chunks_to_a_reconstruction() {
     let (_, all) = images(&CASES[5], "1.2", HEALTHY);
     let disk = array(&all).disk.unwrap();
