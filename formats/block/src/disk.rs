@@ -210,6 +210,16 @@ pub(crate) fn amount(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
 }
 
+/// `at` rounded up to a multiple of `unit`, or the end of the address space where there is none. The
+/// standard library's `next_multiple_of` panics there, and no lint tells.
+#[must_use]
+pub fn round_up(at: u64, unit: u64) -> u64 {
+    if unit == 0 {
+        return at;
+    }
+    at.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
+}
+
 /// A byte count as a buffer's length.
 pub(crate) fn length(len: u64) -> Result<usize> {
     usize::try_from(len).map_err(|_| Error::unsupported("length exceeds this machine's memory"))

@@ -33,7 +33,7 @@ mod window;
 mod writeout;
 
 pub use chain::Chain;
-pub use disk::{Codec, Disk, DiskMut, Layer, Located, Packed, Run, StorageDisk};
+pub use disk::{Codec, Disk, DiskMut, Layer, Located, Packed, Run, StorageDisk, round_up};
 pub use disk_storage::DiskStorage;
 pub use error::{Error, Kind, Result};
 pub use fields::{Fields, is_zero};

@@ -4,7 +4,7 @@
 //! without a parent. They read as zeroes here, and QEMU, which ignores the bits, may read something
 //! else.
 
-use rehost_block::{Result, Storage};
+use rehost_block::{Result, Storage, round_up};
 
 use super::SECTOR;
 use super::footer::{DiskType, FOOTER_LEN, Footer, Found};
@@ -134,7 +134,7 @@ pub(super) fn structures(header: &Header) -> [(&'static str, u64, u64); 3] {
         (
             TABLE,
             header.table,
-            header.table.saturating_add(table).next_multiple_of(SECTOR),
+            round_up(header.table.saturating_add(table), SECTOR),
         ),
     ]
 }

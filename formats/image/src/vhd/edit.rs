@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use rehost_block::{Error, Layer, Located, Result, StorageMut, is_zero};
+use rehost_block::{Error, Layer, Located, Result, StorageMut, is_zero, round_up};
 
 use super::SECTOR;
 use super::check::{claims, structures};
@@ -133,7 +133,7 @@ impl VhdEdit {
         let names = header.parent.locators.iter();
         let names = names.map(|name| {
             let end = name.offset.saturating_add(name.len);
-            end.next_multiple_of(SECTOR)
+            round_up(end, SECTOR)
         });
         let block = self.blocks.last_key_value();
         let block = block.map(|(start, _)| start.saturating_add(self.stride()));
@@ -391,7 +391,7 @@ impl LayerMut for VhdEdit {
         let at = if is_device(&*self.storage) {
             self.storage.size().saturating_sub(SECTOR)
         } else {
-            self.end().next_multiple_of(SECTOR)
+            round_up(self.end(), SECTOR)
         };
         self.storage.write_at(&footer, at)?;
         self.storage.set_size(at.saturating_add(SECTOR))?;

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rehost_block::{Error, Result, StorageMut};
+use rehost_block::{Error, Result, StorageMut, round_up};
 
 use super::SECTOR;
 use super::header::bitmap_len;
@@ -75,9 +75,7 @@ impl VhdLayout {
 /// The first place from `from` at which a bitmap of `bitmap` bytes can begin so that the data after
 /// it is aligned.
 pub(super) fn first_place(from: u64, bitmap: u64) -> u64 {
-    from.saturating_add(bitmap)
-        .next_multiple_of(PAGE)
-        .saturating_sub(bitmap)
+    round_up(from.saturating_add(bitmap), PAGE).saturating_sub(bitmap)
 }
 
 /// The sector number of byte `at`, as the table has it.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Fields, Result, Storage};
+use rehost_block::{Fields, Result, Storage, round_up};
 
 use super::open::Structures;
 use super::patched::Patched;
@@ -41,7 +41,7 @@ pub(crate) fn check(opening: &Opening<'_>) -> Result<Check> {
         ));
     }
     check.image_end = claims.end().min(file.size());
-    let end = claims.end().next_multiple_of(MIB);
+    let end = round_up(claims.end(), MIB);
     let lost = file.size().saturating_sub(end);
     if lost >= MIB && !is_device(&**file) {
         check.find(Finding {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use rehost_block::{Error, Layer, Located, Result, Storage, StorageMut, is_zero};
+use rehost_block::{Error, Layer, Located, Result, Storage, StorageMut, is_zero, round_up};
 use uuid::Uuid;
 
 use super::check::for_each_entry;
@@ -212,7 +212,7 @@ impl VhdxEdit {
         let taken = self.structures.taken.iter().map(|taken| taken.range.end);
         let block = self.blocks.last_key_value();
         let block = block.map(|(start, owner)| start.saturating_add(self.len_of(*owner)));
-        taken.chain(block).max().unwrap_or(0).next_multiple_of(MIB)
+        round_up(taken.chain(block).max().unwrap_or(0), MIB)
     }
 
     /// Room of `len` bytes, whole MiB of zeroes, at the end of the file.

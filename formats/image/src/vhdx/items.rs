@@ -3,7 +3,7 @@
 //!
 //! \[MS-VHDX\] §2.6.
 
-use rehost_block::{Error, Fields, Result, StorageMut};
+use rehost_block::{Error, Fields, Result, StorageMut, round_up};
 use uuid::Uuid;
 
 use super::amount;
@@ -96,7 +96,7 @@ impl<'a> Items<'a> {
                     .iter()
                     .map(|item| item.offset.saturating_add(item.len));
                 let table = u64::try_from(TABLE_LEN).unwrap_or(u64::MAX);
-                let offset = ends.max().unwrap_or(0).max(table).next_multiple_of(8);
+                let offset = round_up(ends.max().unwrap_or(0).max(table), 8);
                 let len = amount(locator.len());
                 if offset.saturating_add(len) > self.region.len {
                     return Err(Error::unsupported("has no room for a parent's name")

@@ -4,7 +4,7 @@
 //! VMware "Virtual Disk Format 5.0". Room is known by the runs that something refers to, so memory
 //! grows with fragmentation and not with the disk.
 
-use rehost_block::{Fields, Result, Storage};
+use rehost_block::{Fields, Result, Storage, round_up};
 
 use super::check::Mend;
 use super::entries::{self, Grain};
@@ -411,7 +411,7 @@ impl<'a> Audit<'a> {
             }
         }
         self.check.image_end = self.check.image_end.max(end.min(self.size));
-        let tail = self.size.saturating_sub(end.next_multiple_of(grain));
+        let tail = self.size.saturating_sub(round_up(end, grain));
         let plain = self.header.grains == Grains::Plain;
         if plain && tail >= grain {
             // Where tables are damaged, the grains that they had may be there.
@@ -420,7 +420,7 @@ impl<'a> Audit<'a> {
             let text = format!("{tail} bytes at the end that nothing refers to");
             self.find(Severity::Leak, GRAIN, end, text, repair);
             if sure {
-                self.mends.push(Mend::Cut(end.next_multiple_of(grain)));
+                self.mends.push(Mend::Cut(round_up(end, grain)));
             }
         }
     }

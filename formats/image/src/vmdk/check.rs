@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Error, Kind, Presence, Result, Storage, StorageMut};
+use rehost_block::{Error, Kind, Presence, Result, Storage, StorageMut, round_up};
 
 use super::audit::Audit;
 use super::header::UNCLEAN;
@@ -163,7 +163,7 @@ fn apply(storage: &dyn StorageMut, mend: &Mend, end: u64) -> Result<u64> {
             Ok(*size)
         }
         Mend::Table { slot, entries } => {
-            let at = end.next_multiple_of(SECTOR);
+            let at = round_up(end, SECTOR);
             let mut bytes = Vec::new();
             for value in entries {
                 let value = u32::try_from(*value)

@@ -1,6 +1,6 @@
 //! Another size and another parent for a VHD with blocks.
 
-use rehost_block::{Error, Result};
+use rehost_block::{Error, Result, round_up};
 
 use super::{Changed, VhdEdit};
 use crate::blocks::amount;
@@ -99,7 +99,7 @@ impl VhdEdit {
             let mut bytes: Vec<u8> = words.iter().copied().flat_map(u32::to_be_bytes).collect();
             bytes.resize(bytes.len().next_multiple_of(512), 0xff);
             if blocked {
-                let place = self.end().next_multiple_of(SECTOR);
+                let place = round_up(self.end(), SECTOR);
                 self.extend(place, amount(&bytes))?;
                 self.sparse.header.table = place;
             }
@@ -152,9 +152,7 @@ impl VhdEdit {
         let names = naming.names();
         self.sparse.header.parent.locators.clear();
         let gaps = claims(&self.sparse.header, &self.sparse.table).gaps(amount(&names));
-        let inside = gaps
-            .iter()
-            .map(|gap| gap.start.next_multiple_of(SECTOR)..gap.end);
+        let inside = gaps.iter().map(|gap| round_up(gap.start, SECTOR)..gap.end);
         let place = inside
             .into_iter()
             .find(|gap| gap.end.saturating_sub(gap.start) >= amount(&names) && gap.start < gap.end)
@@ -162,7 +160,7 @@ impl VhdEdit {
         let place = match place {
             Some(place) => place,
             None => {
-                let place = self.end().next_multiple_of(SECTOR);
+                let place = round_up(self.end(), SECTOR);
                 self.extend(place, amount(&names))?;
                 place
             }

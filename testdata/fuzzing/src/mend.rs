@@ -1,0 +1,128 @@
+//! Checksums of a mutated file made right, so that mutations get past them to what they protect.
+
+use sha2::{Digest, Sha256, Sha512};
+
+use crate::Target;
+
+/// `file` with its checksums as they must be; nothing when they are, or there are none.
+pub(crate) fn checksums(target: Target, file: &[u8]) -> Option<Vec<u8>> {
+    let mend: fn(&mut [u8]) = match target {
+        Target::Luks => luks2,
+        Target::Vhdx => vhdx,
+        Target::Vhd => vhd,
+        Target::Partitions => gpt,
+        _ => return None,
+    };
+    let mut mended = file.to_vec();
+    mend(&mut mended);
+    (mended != file).then_some(mended)
+}
+
+fn u32_le(file: &[u8], at: usize) -> usize {
+    let field = file.get(at..at + 4).and_then(|field| field.try_into().ok());
+    usize::try_from(field.map_or(0, u32::from_le_bytes)).unwrap()
+}
+
+/// The first copy of a LUKS2 header; a second one is left as it is, older than that or not.
+fn luks2(file: &mut [u8]) {
+    if !file.starts_with(b"LUKS\xba\xbe\0\x02") {
+        return;
+    }
+    let size = file.get(8..16).and_then(|field| field.try_into().ok());
+    let size = usize::try_from(size.map_or(0, u64::from_be_bytes)).unwrap();
+    let Some(header) = file.get_mut(..size).filter(|header| header.len() >= 4096) else {
+        return;
+    };
+    header[448..512].fill(0);
+    if header[72..104].starts_with(b"sha512\0") {
+        let sum = Sha512::digest(&*header);
+        header[448..512].copy_from_slice(&sum);
+    } else {
+        let sum = Sha256::digest(&*header);
+        header[448..480].copy_from_slice(&sum);
+    }
+}
+
+/// Both headers and region tables of a VHDX, and what looks like an entry of its log.
+fn vhdx(file: &mut [u8]) {
+    for (at, len) in [(64, 4), (128, 4), (192, 64), (256, 64)] {
+        crc32c_at(file, at << 10, len << 10);
+    }
+    let places = [64usize << 10, 128 << 10].map(|header| {
+        let log = file.get(header + 72..header + 80);
+        let log = log.and_then(|field| field.try_into().ok());
+        let at = usize::try_from(log.map_or(0, u64::from_le_bytes)).unwrap_or(0);
+        (at, u32_le(file, header + 68))
+    });
+    for (log, len) in places {
+        for at in (log..log.saturating_add(len.min(1 << 20))).step_by(4096) {
+            if file
+                .get(at..)
+                .is_some_and(|entry| entry.starts_with(b"loge"))
+            {
+                crc32c_at(file, at, u32_le(file, at + 8));
+            }
+        }
+    }
+}
+
+/// CRC-32C over `len` bytes, with its own place, the second four of them, taken as zero.
+fn crc32c_at(file: &mut [u8], at: usize, len: usize) {
+    let Some(part) = at.checked_add(len).and_then(|end| file.get_mut(at..end)) else {
+        return;
+    };
+    if part.len() >= 8 {
+        part[4..8].fill(0);
+        let sum = crc32c::crc32c(part);
+        part[4..8].copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
+/// Both copies of a VHD's footer, and the header between them.
+fn vhd(file: &mut [u8]) {
+    let last = file.len().saturating_sub(512);
+    for (cookie, at, len, sum) in [
+        (b"conectix", 0, 512, 64),
+        (b"conectix", last, 512, 64),
+        (b"cxsparse", 512, 1024, 36),
+    ] {
+        let Some(part) = file.get_mut(at..at + len) else {
+            continue;
+        };
+        if part.starts_with(cookie) {
+            part[sum..sum + 4].fill(0);
+            let bytes = part.iter().map(|byte| u32::from(*byte));
+            let value = !bytes.fold(0, u32::wrapping_add);
+            part[sum..sum + 4].copy_from_slice(&value.to_be_bytes());
+        }
+    }
+}
+
+/// A GPT's primary header and entries.
+fn gpt(file: &mut [u8]) {
+    for sector in [512usize, 4096] {
+        let head = |file: &[u8], at| u32_le(file, sector + at);
+        if !file
+            .get(sector..)
+            .is_some_and(|rest| rest.starts_with(b"EFI PART"))
+        {
+            continue;
+        }
+        let table = head(file, 72).saturating_mul(sector);
+        let len = head(file, 80).saturating_mul(head(file, 84));
+        let entries = table.checked_add(len).and_then(|end| file.get(table..end));
+        let sum = entries.map(crc32fast::hash);
+        if let (Some(sum), Some(place)) = (sum, file.get_mut(sector + 88..sector + 92)) {
+            place.copy_from_slice(&sum.to_le_bytes());
+        }
+        let len = head(file, 12).min(sector);
+        if let Some(header) = file
+            .get_mut(sector..sector + len)
+            .filter(|head| head.len() >= 20)
+        {
+            header[16..20].fill(0);
+            let sum = crc32fast::hash(header);
+            header[16..20].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Seeds that foreign tools make.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{Seed, disk};
+use crate::Target;
+
+/// Commands, `;` between their arguments, that make the file `out`, of the raw disk `disk` where they
+/// need one.
+struct Recipe {
+    name: &'static str,
+    tool: &'static str,
+    args: &'static str,
+}
+
+const fn recipe(name: &'static str, tool: &'static str, args: &'static str) -> Recipe {
+    Recipe { name, tool, args }
+}
+
+/// Options that leave out what a mutated copy could not get past: checksums everywhere.
+const PLAIN_EXT: &str = "^metadata_csum,^metadata_csum_seed";
+
+const QCOW2: &[Recipe] = &[
+    recipe(
+        "snapshots",
+        "qemu-img",
+        "convert -q -f raw -O qcow2 -o cluster_size=512 disk out;snapshot -c first out;snapshot -c second out",
+    ),
+    recipe(
+        "bitmaps",
+        "qemu-img",
+        "convert -q -f raw -O qcow2 -o cluster_size=1k disk out;bitmap --add -g 512 out b;bitmap --add --disable out c",
+    ),
+    recipe(
+        "qemu",
+        "qemu-img",
+        "convert -q -f raw -O qcow2 -o cluster_size=1k disk out",
+    ),
+    recipe(
+        "backing",
+        "qemu-img",
+        "create -q -f qcow2 -o cluster_size=512 -b disk -F raw out",
+    ),
+    recipe(
+        "luks",
+        "qemu-img",
+        "create -q -f qcow2 --object secret,id=s,data=rehost -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10,cluster_size=512 out 64k",
+    ),
+];
+const VMDK: &[Recipe] = &[
+    recipe("qemu", "qemu-img", "convert -q -f raw -O vmdk disk out"),
+    recipe(
+        "stream",
+        "qemu-img",
+        "convert -q -f raw -O vmdk -o subformat=streamOptimized disk out",
+    ),
+];
+const VHD: &[Recipe] = &[recipe(
+    "qemu",
+    "qemu-img",
+    "convert -q -f raw -O vpc disk out",
+)];
+const VHDX: &[Recipe] = &[recipe(
+    "qemu",
+    "qemu-img",
+    "convert -q -f raw -O vhdx -o block_size=1M,log_size=1M disk out",
+)];
+const VDI: &[Recipe] = &[recipe(
+    "qemu",
+    "qemu-img",
+    "convert -q -f raw -O vdi disk out",
+)];
+const PARALLELS: &[Recipe] = &[recipe(
+    "qemu",
+    "qemu-img",
+    "convert -q -f raw -O parallels -o cluster_size=4k disk out",
+)];
+const QED: &[Recipe] = &[
+    recipe(
+        "qemu",
+        "qemu-img",
+        "convert -q -f raw -O qed -o cluster_size=4k,table_size=2 disk out",
+    ),
+    recipe(
+        "backing",
+        "qemu-img",
+        "create -q -f qed -o cluster_size=4k,table_size=2 -b disk -F raw out",
+    ),
+];
+const QCOW: &[Recipe] = &[
+    recipe("qemu", "qemu-img", "convert -q -f raw -O qcow disk out"),
+    recipe(
+        "compressed",
+        "qemu-img",
+        "convert -q -c -f raw -O qcow disk out",
+    ),
+    recipe(
+        "backing",
+        "qemu-img",
+        "create -q -f qcow -b disk -F raw out",
+    ),
+];
+const WRAPPER: &[Recipe] = &[
+    recipe("gzip", "gzip", "-k disk"),
+    recipe("xz", "xz", "-k --block-size=16KiB disk"),
+    recipe("zstd", "zstd", "-q disk"),
+    recipe("bzip2", "bzip2", "-k disk"),
+];
+const LUKS: &[Recipe] = &[
+    recipe(
+        "luks1",
+        "qemu-img",
+        "create -q -f luks --object secret,id=s,data=rehost -o key-secret=s,iter-time=10 out 64k",
+    ),
+    recipe(
+        "luks2",
+        "cryptsetup",
+        "luksFormat -q --type luks2 --luks2-metadata-size=16k --luks2-keyslots-size=1m --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --disable-locks --key-file key out",
+    ),
+    recipe(
+        "argon2",
+        "cryptsetup",
+        "luksFormat -q --type luks2 --luks2-metadata-size=16k --luks2-keyslots-size=1m --pbkdf argon2id --pbkdf-force-iterations 4 --pbkdf-memory 32 --pbkdf-parallel 1 --disable-locks --key-file key out",
+    ),
+];
+const EXT4: &[Recipe] = &[
+    recipe(
+        "ext4",
+        "mke2fs",
+        "-q -F -t ext4 -b 1024 -N 64 -d tree -O PLAIN,^resize_inode out 512",
+    ),
+    recipe(
+        "journal",
+        "mke2fs",
+        "-q -F -t ext4 -b 1024 -N 32 -J size=1 -d tree -O PLAIN out 4096",
+    ),
+    recipe(
+        "inline",
+        "mke2fs",
+        "-q -F -t ext4 -b 1024 -N 64 -d tree -O PLAIN,^resize_inode,^has_journal,inline_data,meta_bg,bigalloc out 512",
+    ),
+    recipe(
+        "ext2",
+        "mke2fs",
+        "-q -F -t ext2 -b 1024 -N 32 -d tree -O ^resize_inode out 256",
+    ),
+    recipe(
+        "checksums",
+        "mke2fs",
+        "-q -F -t ext4 -b 1024 -N 32 -d tree -O ^resize_inode,^has_journal out 256",
+    ),
+];
+const PARTITIONS: &[Recipe] = &[recipe(
+    "gpt",
+    "sfdisk",
+    "-q --no-reread --no-tell-kernel out",
+)];
+
+pub(super) fn seeds(target: Target) -> Vec<Seed> {
+    let recipes = match target {
+        Target::Qcow2 => QCOW2,
+        Target::Vmdk => VMDK,
+        Target::Vhd => VHD,
+        Target::Vhdx => VHDX,
+        Target::Vdi => VDI,
+        Target::Parallels => PARALLELS,
+        Target::Qed => QED,
+        Target::Qcow => QCOW,
+        Target::Wrapper => WRAPPER,
+        Target::Luks => LUKS,
+        Target::Ext4 => EXT4,
+        Target::Partitions => PARTITIONS,
+        _ => &[],
+    };
+    recipes.iter().filter_map(cook).collect()
+}
+
+/// What the recipe gives; says so where its tool is absent or cannot do it.
+fn cook(recipe: &Recipe) -> Option<Seed> {
+    let folder = tempfile::tempdir().unwrap();
+    ingredients(folder.path(), recipe);
+    let args = recipe.args.replace("PLAIN", PLAIN_EXT);
+    let path = std::env::var("PATH").unwrap_or_default();
+    for args in args.split(';') {
+        let input = fs::File::open(folder.path().join("input")).unwrap();
+        let done = Command::new(recipe.tool)
+            .args(args.split(' '))
+            .current_dir(folder.path())
+            // Debian keeps the makers of filesystems where an ordinary user does not look.
+            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+            .stdin(Stdio::from(input))
+            .output();
+        let Ok(output) = done else {
+            println!("skipped a seed: needs {}", recipe.tool);
+            return None;
+        };
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            println!("skipped a seed: {} {args}: {why}", recipe.tool);
+            return None;
+        }
+    }
+    let made = ["out", "disk.gz", "disk.xz", "disk.zst", "disk.bz2"]
+        .iter()
+        .find_map(|name| fs::read(folder.path().join(name)).ok())?;
+    Seed::new(recipe.name, &made)
+}
+
+fn ingredients(folder: &Path, recipe: &Recipe) {
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
+    write("disk", &disk());
+    write("key", b"rehost");
+    write("input", b"label: gpt\n,20K,L,*\n,,U\n");
+    let room = match recipe.tool {
+        "cryptsetup" => 3 << 20,
+        "sfdisk" => 2 << 20,
+        _ => 0,
+    };
+    if room > 0 {
+        write("out", &vec![0; room]);
+    }
+    fs::create_dir_all(folder.join("tree/etc/deep")).unwrap();
+    write("tree/etc/hosts", &[b'h'; 50]);
+    write("tree/etc/deep/large", &[b'l'; 20_000]);
+    std::os::unix::fs::symlink("hosts", folder.join("tree/etc/link")).unwrap();
+    std::os::unix::fs::symlink("x".repeat(100), folder.join("tree/long")).unwrap();
+}
