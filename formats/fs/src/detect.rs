@@ -10,7 +10,7 @@ use rehost_block::{Disk, DiskMut, Error, Fields, Result};
 use serde::Serialize;
 
 use crate::ext4::uuid_text;
-use crate::{Ext4, Ext4Mut, FileSystem, FileSystemMut};
+use crate::{Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut};
 
 /// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,6 +56,7 @@ pub fn open(disk: Arc<dyn Disk>) -> Result<Arc<dyn FileSystem>> {
             name: "ext2" | "ext3" | "ext4",
             ..
         }) => Ok(Arc::new(Ext4::open(disk)?)),
+        Some(Kind { name: "vfat", .. }) => Ok(Arc::new(Fat::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be read",
             kind.name
@@ -75,6 +76,7 @@ pub fn open_mut(disk: Arc<dyn DiskMut>) -> Result<Arc<dyn FileSystemMut>> {
             name: "ext2" | "ext3" | "ext4",
             ..
         }) => Ok(Arc::new(Ext4Mut::open(disk)?)),
+        Some(Kind { name: "vfat", .. }) => Ok(Arc::new(FatMut::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be written",
             kind.name

@@ -14,11 +14,13 @@
 
 mod detect;
 mod ext4;
+mod fat;
 mod filesystem;
 pub mod path;
 
 pub use detect::{Kind, detect, open, open_mut};
 pub use ext4::{Ext4, Ext4Mut};
+pub use fat::{Fat, FatMut};
 pub use filesystem::{
     Attributes, DirEntry, FileKind, FileSystem, FileSystemMut, Identity, Inode, Stored,
 };
