@@ -10,7 +10,7 @@ use rehost_block::{Disk, DiskMut, Error, Fields, Result};
 use serde::Serialize;
 
 use crate::ext4::uuid_text;
-use crate::{Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut};
+use crate::{Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs};
 
 /// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,6 +57,7 @@ pub fn open(disk: Arc<dyn Disk>) -> Result<Arc<dyn FileSystem>> {
             ..
         }) => Ok(Arc::new(Ext4::open(disk)?)),
         Some(Kind { name: "vfat", .. }) => Ok(Arc::new(Fat::open(disk)?)),
+        Some(Kind { name: "xfs", .. }) => Ok(Arc::new(Xfs::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be read",
             kind.name

@@ -17,6 +17,7 @@ mod ext4;
 mod fat;
 mod filesystem;
 pub mod path;
+mod xfs;
 
 pub use detect::{Kind, detect, open, open_mut};
 pub use ext4::{Ext4, Ext4Mut};
@@ -24,3 +25,4 @@ pub use fat::{Fat, FatMut};
 pub use filesystem::{
     Attributes, DirEntry, FileKind, FileSystem, FileSystemMut, Identity, Inode, Stored,
 };
+pub use xfs::Xfs;

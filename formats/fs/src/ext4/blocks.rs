@@ -44,17 +44,17 @@ impl Cache {
 
 /// The blocks of one filesystem.
 #[derive(Debug)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     disk: Arc<dyn Disk>,
     block_size: u32,
     count: u64,
     cache: Mutex<Cache>,
     /// Blocks that a change in progress has made; whole blocks, by number.
-    pub(super) pending: BTreeMap<u64, Vec<u8>>,
+    pub(crate) pending: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Blocks {
-    pub(super) fn new(disk: Arc<dyn Disk>, block_size: u32, count: u64) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, block_size: u32, count: u64) -> Self {
         Self {
             disk,
             block_size,
@@ -64,17 +64,17 @@ impl Blocks {
         }
     }
 
-    pub(super) fn disk(&self) -> &Arc<dyn Disk> {
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
 
     /// Byte offset of a block on the disk.
-    pub(super) fn offset(&self, block: u64) -> u64 {
+    pub(crate) fn offset(&self, block: u64) -> u64 {
         block.saturating_mul(u64::from(self.block_size))
     }
 
     /// One whole block. `structure` names what it should be.
-    pub(super) fn read(&self, block: u64, structure: &'static str) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self, block: u64, structure: &'static str) -> Result<Vec<u8>> {
         if block >= self.count {
             return Err(Error::corrupt("points outside the filesystem")
                 .in_structure(structure)
@@ -90,7 +90,7 @@ impl Blocks {
     }
 
     /// Fills `buf`, which must not cross a block's end, from byte `within` of `block`.
-    pub(super) fn read_part(&self, block: u64, within: u64, buf: &mut [u8]) -> Result<()> {
+    pub(crate) fn read_part(&self, block: u64, within: u64, buf: &mut [u8]) -> Result<()> {
         if let Some(changed) = self.pending.get(&block) {
             let from = length(within)?;
             let part = from
@@ -145,7 +145,7 @@ impl Blocks {
     }
 
     /// Forgets what was read of a range, because the disk has changed there.
-    pub(super) fn forget(&self, offset: u64, len: u64) {
+    pub(crate) fn forget(&self, offset: u64, len: u64) {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let first = div(offset, CHUNK);
         let last = div(offset.saturating_add(len).saturating_sub(1), CHUNK);

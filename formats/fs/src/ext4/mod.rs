@@ -9,7 +9,7 @@
 //! files (e2compr), case-insensitive directories, journals on another device, fast commits that
 //! wait for replay. A damaged primary superblock is an error: its backups are `e2fsck`'s business.
 
-mod blocks;
+pub(crate) mod blocks;
 mod checksum;
 mod dir;
 mod features;
@@ -18,7 +18,7 @@ mod htree;
 mod inode;
 mod journal;
 mod map;
-mod number;
+pub(crate) mod number;
 mod superblock;
 mod write;
 mod xattr;

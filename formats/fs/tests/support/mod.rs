@@ -65,6 +65,22 @@ pub fn mke2fs(path: &Path, size: &str, args: &[&str], from: Option<&Path>) {
     run("mke2fs", &all);
 }
 
+/// An XFS image of 300 MiB (sparse) made by mkfs.xfs with `args`, filled by the prototype `proto`.
+pub fn mkfs_xfs(path: &Path, args: &[&str], proto: Option<&Path>) {
+    let _ = std::fs::remove_file(path);
+    std::fs::File::create(path)
+        .unwrap()
+        .set_len(300 << 20)
+        .unwrap();
+    let mut all = vec!["-q", "-f", "-L", "rehost"];
+    all.extend(args);
+    if let Some(proto) = proto {
+        all.extend(["-p", proto.to_str().unwrap()]);
+    }
+    all.push(path.to_str().unwrap());
+    run("mkfs.xfs", &all);
+}
+
 /// One request to debugfs; its output.
 pub fn debugfs(path: &Path, request: &str) -> String {
     let out = run("debugfs", &["-R", request, path.to_str().unwrap()]);
