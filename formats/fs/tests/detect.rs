@@ -53,7 +53,9 @@ fn fresh_filesystems_are_named_as_blkid_names_them() {
         assert_eq!(kind.uuid, blkid(&path, "UUID"), "{tool}");
         assert_eq!(kind.label, blkid(&path, "LABEL"), "{tool}");
         match kind.name {
-            "ext2" | "ext4" | "vfat" => assert_eq!(open(disk).unwrap().identity().kind, kind.name),
+            "ext2" | "ext4" | "vfat" | "xfs" => {
+                assert_eq!(open(disk).unwrap().identity().kind, kind.name)
+            }
             other => {
                 let error = open(disk).unwrap_err();
                 assert!(error.to_string().contains(other), "{error}");
