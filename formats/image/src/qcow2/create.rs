@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use rehost_block::{Error, Result, StorageMut};
 
-use super::CompressionType;
 use super::entry::Geometry;
 use super::header::MAX_L1_BYTES;
 use super::new_header::Plan;
 use super::packer::Packer;
 use super::refcount;
 use super::target::Qcow2Target;
+use super::{CompressionType, plain_name};
 use crate::{Compat, Compression, Preallocation, Qcow2Options, TargetFiles, TargetSpec};
 
 /// QEMU's defaults.
@@ -138,8 +138,8 @@ fn design(
         backing: spec
             .backing
             .as_ref()
-            .map(|backing| (backing.name.clone(), backing.format)),
-        data_file: options.data_file.clone(),
+            .map(|backing| (plain_name(&backing.name), backing.format)),
+        data_file: options.data_file.as_deref().map(plain_name),
         data_file_raw: options.data_file_raw,
     };
     header.check()?;

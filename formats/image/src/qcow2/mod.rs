@@ -32,7 +32,7 @@ mod tables;
 mod target;
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -219,6 +219,12 @@ fn backing_format(name: &[u8]) -> Result<Format> {
         b"raw" | b"file" | b"host_device" => Ok(Format::Raw),
         b"qcow2" => Ok(Format::Qcow2),
         b"vmdk" => Ok(Format::Vmdk),
+        b"vpc" => Ok(Format::Vhd),
+        b"vhdx" => Ok(Format::Vhdx),
+        b"vdi" => Ok(Format::Vdi),
+        b"parallels" => Ok(Format::Parallels),
+        b"qed" => Ok(Format::Qed),
+        b"qcow" => Ok(Format::Qcow),
         _ => Err(Error::unsupported(format!(
             "backing file has format {:?}, which is not read",
             String::from_utf8_lossy(name)
@@ -227,16 +233,21 @@ fn backing_format(name: &[u8]) -> Result<Format> {
     }
 }
 
-/// A backing file's name as a child stores it.
-fn stored_name(name: &Path) -> Result<Vec<u8>> {
+/// The name of a file as an image stores it: QEMU, and [`local_name`], would take what is before a
+/// colon for a protocol.
+fn plain_name(name: &Path) -> PathBuf {
     let bytes = name.as_os_str().as_bytes();
     let head = bytes.split(|byte| *byte == b'/').next().unwrap_or(bytes);
-    // QEMU would take what is before a colon for a protocol.
-    let stored = if head.contains(&b':') {
-        [b"./", bytes].concat()
+    if head.contains(&b':') {
+        Path::new(".").join(name)
     } else {
-        bytes.to_vec()
-    };
+        name.to_owned()
+    }
+}
+
+/// A backing file's name as a child stores it.
+fn stored_name(name: &Path) -> Result<Vec<u8>> {
+    let stored = plain_name(name).into_os_string().into_vec();
     if stored.is_empty() || stored.len() > 1023 {
         return Err(Error::usage("backing file name is too long or empty")
             .mismatch("1 to 1023 bytes", stored.len()));
@@ -264,5 +275,22 @@ impl CompressionType {
             Self::Zlib => Arc::new(codec::RawDeflate),
             Self::Zstd => Arc::new(codec::Zstd),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_name_with_a_colon_is_a_file_and_no_protocol() {
+        let folder = Path::new("/folder");
+        for name in ["json:base.qcow2", "nbd:a/b", "plain", "/a:b/c", "./a:b"] {
+            let stored = plain_name(Path::new(name));
+            let read = local_name(stored.as_os_str().as_bytes(), "backing file").unwrap();
+            // Paths are compared by their parts, of which a dot inside is none.
+            assert_eq!(folder.join(read), folder.join(name), "{name}");
+        }
+        assert!(local_name(b"json:base.qcow2", "backing file").is_err());
     }
 }

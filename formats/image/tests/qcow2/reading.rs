@@ -221,6 +221,40 @@ fn chains_of_raw_and_qcow2_read_through_and_name_every_file() {
 }
 
 #[test]
+fn a_parent_of_every_format_that_qemu_img_names_is_read() {
+    if !have(&["qemu-img"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let disk = patchwork(1 << 20);
+    fs::write(folder.join("disk.raw"), &disk).unwrap();
+    for format in [
+        "raw",
+        "qcow2",
+        "vmdk",
+        "vpc",
+        "vhdx",
+        "vdi",
+        "parallels",
+        "qed",
+        "qcow",
+    ] {
+        // VHDs made by qemu-img are rounded up to whole cylinders unless told not to be.
+        let mut args = vec!["convert", "-f", "raw", "-O", format];
+        if format == "vpc" {
+            args.extend(["-o", "force_size=on"]);
+        }
+        args.extend(["disk.raw", "base"]);
+        run(folder, "qemu-img", &args);
+        let child = ["create", "-f", "qcow2", "-b", "base", "-F", format, "child"];
+        run(folder, "qemu-img", &child);
+        let image = assert_content(&folder.join("child"), &disk, format);
+        assert!(!image.layers()[1].sniffed, "{format}");
+    }
+}
+
+#[test]
 fn a_parent_elsewhere_is_opened_only_when_allowed() {
     if !have(&["qemu-img"]) {
         return;
