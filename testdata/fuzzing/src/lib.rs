@@ -2,7 +2,7 @@
 //! that holds them, and fails by a panic, an abort or not coming back.
 //!
 //! Three callers share it: the programs of `fuzz/` (libFuzzer, as long as one likes), the tests here
-//! (every input that was ever found, and a short run of [`mutate`]d [`seeds`]), and whoever looks into a
+//! (every input that was ever found, and a short run of mutated [`seeds`]), and whoever looks into a
 //! finding. More memory than a file's means, 64 MiB and 16 times its length, is a finding as well.
 #![forbid(unsafe_code)]
 // A finding is a panic: that is what every caller looks for.
