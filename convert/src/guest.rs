@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{AllowedFolders, Disk, Error, Opened, Opener, Result};
-use rehost_image::{Format, Image, LayerDescription, OpenOptions};
+use rehost_image::{Format, Image, LayerDescription, OpenOptions, Secret};
 use rehost_inspect::{Guest, Options};
 
 use crate::source::vmx::{self, Vm};
@@ -67,10 +67,11 @@ pub fn is_vmx(path: &Path) -> bool {
 /// As [`Image::open`]; Usage for a VMX, which would pass for a raw image, and for a file that a killed
 /// run left half changed.
 pub fn open_image(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Image> {
-    open_image_at(path, format, allow_paths, None)
+    open_image_at(path, format, allow_paths, None, None)
 }
 
-/// As [`open_image`], with the disk as it was at an internal snapshot, named by its name or id.
+/// As [`open_image`], with the disk as it was at an internal snapshot, named by its name or id, and
+/// what opens an encrypted one in `key_file`.
 ///
 /// # Errors
 /// As [`open_image`]; Usage for a snapshot that the image does not have.
@@ -79,6 +80,7 @@ pub fn open_image_at(
     format: Option<Format>,
     allow_paths: &[PathBuf],
     snapshot: Option<&str>,
+    key_file: Option<&Path>,
 ) -> Result<Image> {
     if format.is_none() && is_vmx(path) && path.is_file() {
         return Err(Error::usage("is a VMX file, not a disk image")
@@ -86,9 +88,13 @@ pub fn open_image_at(
             .hint("name one of its disks (`rehost inspect` lists them)"));
     }
     settled(path)?;
+    let key = key_file
+        .map(|path| Secret::key_file(path, 0, None))
+        .transpose()?;
     let options = OpenOptions {
         format,
         snapshot,
+        key: key.as_ref(),
         ..OpenOptions::default()
     };
     Image::open_with(path, &options, &gate(allow_paths)?)

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 pub(crate) use ground::{spare_sources, spec};
 pub use parent::Parent;
+pub(crate) use parent::refuse_wrapped;
 pub use stream::is_stream;
 
 use crate::checksum::{Algorithm, Flat, Leaves, Sidecar, sidecar_name};

@@ -319,3 +319,16 @@ fn check_tells_findings_from_soundness_by_its_exit_code() {
     assert!(found["corruptions"].as_u64().unwrap() > 0, "{found}");
     assert_eq!(found["findings"][0]["severity"], "corruption");
 }
+
+#[test]
+fn a_packed_image_is_no_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("base.raw");
+    sample_raw(&raw, SIZE);
+    let packed = folder.path().join("base.raw.gz");
+    run([Path::new("convert"), &raw, &packed]).exits(0);
+    let child = folder.path().join("child.qcow2");
+    let made = run([Path::new("create"), &child, Path::new("-B"), &packed]).exits(2);
+    made.says(&["packed with gzip", "unpack"]);
+    assert!(!child.exists());
+}

@@ -342,6 +342,9 @@ pub struct Compare {
     /// The second image's format; without it, its signature decides
     #[arg(long, value_name = "FORMAT")]
     pub right_format: Option<Format>,
+    /// What opens encrypted images: the file that holds their passphrase, every byte of it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key_file: Option<PathBuf>,
     /// Take the first disk as it was at this internal snapshot
     #[arg(long, value_name = "NAME")]
     pub left_snapshot: Option<String>,

@@ -63,12 +63,14 @@ fn with_image(args: &Compare, right: &Path) -> Result<Answer> {
         args.left_format,
         &args.allow_paths,
         args.left_snapshot.as_deref(),
+        args.key_file.as_deref(),
     )?;
     let right = open_image_at(
         right,
         args.right_format,
         &args.allow_paths,
         args.right_snapshot.as_deref(),
+        args.key_file.as_deref(),
     )?;
     let comparison = compare(&*left.disk(), &*right.disk())?;
     let (ours, theirs) = comparison.sizes;
@@ -103,6 +105,7 @@ fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
         args.left_format,
         &args.allow_paths,
         args.left_snapshot.as_deref(),
+        args.key_file.as_deref(),
     )?;
     let options = CopyOptions {
         cancel: Some(interrupt::flag()?),

@@ -133,6 +133,7 @@ fn open_source(args: &Convert, voice: Voice) -> Result<Image> {
             args.opening.format,
             &args.opening.allow_paths,
             args.earlier.snapshot.as_deref(),
+            args.earlier.key_file.as_deref(),
         )?;
         return Ok(image);
     }

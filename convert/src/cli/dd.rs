@@ -38,6 +38,7 @@ pub(super) fn run(args: &Dd) -> Result<Answer> {
         args.opening.format,
         allowed,
         args.earlier.snapshot.as_deref(),
+        args.earlier.key_file.as_deref(),
     )?;
     let disk = image.disk();
     let part =

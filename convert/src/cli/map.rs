@@ -14,6 +14,7 @@ pub(super) fn run(args: &ImageCommand) -> Result<Answer> {
         args.opening.format,
         &args.opening.allow_paths,
         args.earlier.snapshot.as_deref(),
+        args.earlier.key_file.as_deref(),
     )?;
     let disk = image.disk();
     if args.json {

@@ -50,6 +50,7 @@ pub(super) fn run(args: &Measure) -> Result<Answer> {
             args.opening.format,
             &args.opening.allow_paths,
             args.earlier.snapshot.as_deref(),
+            args.earlier.key_file.as_deref(),
         )?),
         None => None,
     };

@@ -11,6 +11,7 @@ use crate::guest::{open_image, opener};
 use crate::interrupt;
 use crate::verbs::rebase::{Rebased, rebase, rename};
 use crate::voice::bytes;
+use crate::write::refuse_wrapped;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -27,6 +28,7 @@ pub(super) fn run(args: &Rebase) -> Result<Answer> {
     let voice = args.reporting.voice();
     let allowed = &args.opening.allow_paths;
     let parent = open_image(&args.backing, args.backing_format, allowed)?;
+    refuse_wrapped(&parent)?;
     let opener = opener(allowed)?;
     let rebased = if args.trusted {
         rename(&args.image, args.opening.format, &parent, &opener)?;

@@ -37,6 +37,7 @@ pub(super) fn run(args: &Serve) -> Result<Answer> {
         args.opening.format,
         &args.opening.allow_paths,
         args.earlier.snapshot.as_deref(),
+        args.earlier.key_file.as_deref(),
     )?;
     let export = if args.overlay {
         let store = Arc::new(File::temporary(std::env::temp_dir())?);

@@ -28,6 +28,7 @@ impl Parent {
         allow_paths: &[PathBuf],
     ) -> Result<Self> {
         let image = open_image(path, format, allow_paths)?;
+        refuse_wrapped(&image)?;
         let backing = image
             .as_backing(name_for(path, child)?)
             .ok_or_else(|| Error::internal("an image without layers"))?;
@@ -98,4 +99,21 @@ fn name_for(parent: &Path, child: &Path) -> Result<PathBuf> {
         (Some(home), Some(name)) if home == folder => PathBuf::from(name),
         _ => path,
     })
+}
+
+/// A child names its parent's format, and no format is called "raw in gzip": other programs would read
+/// the packed bytes as the disk.
+///
+/// # Errors
+/// Usage when the image is in a wrapper.
+pub(crate) fn refuse_wrapped(image: &Image) -> Result<()> {
+    match image.layers().first().and_then(|layer| layer.wrapper.as_ref().map(|found| (layer, found))) {
+        None => Ok(()),
+        Some((layer, found)) => Err(Error::usage(format!(
+            "is packed with {}, and cannot be a backing file: other programs would read the packed bytes",
+            found.wrapper
+        ))
+        .in_file(&layer.path)
+        .hint("unpack it first: rehost convert FILE.gz FILE")),
+    }
 }

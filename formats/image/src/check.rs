@@ -131,6 +131,7 @@ pub fn check(
         storage,
         opener,
         snapshot: None,
+        key: None,
     };
     match format {
         Format::Raw => raw::check(&opening),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Chain, Disk, Error, File, Opener, Result, Storage, StorageDisk};
+use rehost_luks::Secret;
 
 use crate::details::Details;
 use crate::layer::{LayerDescription, OpenedLayer, Opening};
@@ -27,6 +28,9 @@ pub struct OpenOptions<'a> {
     /// The internal snapshot whose disk is wanted, by name or id (an id goes first). Parents are
     /// opened as they are.
     pub snapshot: Option<&'a str>,
+    /// What opens encrypted images: a passphrase, or what a key file holds. Parents are tried with
+    /// the same.
+    pub key: Option<&'a Secret>,
     /// What may be spent on wrapped files; what the environment says without it.
     pub unpacking: Option<Unpacking>,
 }
@@ -131,6 +135,7 @@ impl Image {
                     storage,
                     opener,
                     snapshot: snapshot.take(),
+                    key: options.key,
                 },
             )
             .map_err(|error| error.in_file(&path))?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Layer, Opener, Storage};
+use rehost_luks::Secret;
 use serde::Serialize;
 
 use crate::Format;
@@ -55,6 +56,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) opener: &'a dyn Opener,
     /// The internal snapshot to open it as of, by name or id; its own disk without one.
     pub(crate) snapshot: Option<&'a str>,
+    /// What opens it if it is encrypted.
+    pub(crate) key: Option<&'a Secret>,
 }
 
 /// One opened file of a chain: what each format's `open` gives. The parent, where

@@ -55,6 +55,7 @@ pub use options::{
     VmdkOptions, Wrap, parse_size,
 };
 pub use qcow2::KeptBitmap;
+pub use rehost_luks::Secret;
 pub use snapshots::{
     Bitmap, Snapshot, Snapshots, bitmaps, edit_snapshots, keep_bitmaps, snapshots,
 };

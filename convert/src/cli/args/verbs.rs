@@ -13,6 +13,11 @@ pub struct Earlier {
     /// Take the disk as it was at this internal snapshot (qcow2), by its name or id
     #[arg(long, value_name = "NAME")]
     pub snapshot: Option<String>,
+
+    /// What opens an encrypted image (qcow2 with LUKS): the file that holds its passphrase, every
+    /// byte of it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Options of `snapshot`.

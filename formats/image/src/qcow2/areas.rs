@@ -140,6 +140,11 @@ impl Areas {
         self.extensions.len() != before
     }
 
+    /// Whether clusters are encrypted with LUKS.
+    pub(super) const fn is_luks(&self) -> bool {
+        matches!(self.encryption, Some(Encryption::Luks))
+    }
+
     /// Refuses an image whose clusters are encrypted.
     pub(super) fn refuse_encryption(&self) -> Result<()> {
         let method = match self.encryption {

@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use rehost_block::{Codec, Error, Layer, Located, Packed, Result, Run, Storage};
 
+use rehost_luks::SectorCipher;
+
+use super::encryption;
 use super::entry::{Content, HostOffset, Rules};
 use super::header::{Header, past_end};
 use super::tables::{L2Table, Tables};
@@ -21,6 +24,8 @@ pub(super) struct Qcow2 {
     data_size: u64,
     storage_size: u64,
     codec: Arc<dyn Codec>,
+    /// Decrypts plain clusters, where they are encrypted.
+    cipher: Option<Arc<SectorCipher>>,
     has_backing: bool,
 }
 
@@ -55,6 +60,7 @@ impl Qcow2 {
         header: &Header,
         storage: Arc<dyn Storage>,
         data: Option<Arc<dyn Storage>>,
+        cipher: Option<Arc<SectorCipher>>,
     ) -> Result<Self> {
         let rules = Rules {
             geometry: header.geometry,
@@ -71,6 +77,7 @@ impl Qcow2 {
             data,
             storage,
             codec: header.compression.codec(),
+            cipher,
             has_backing: header.backing_file.is_some(),
         })
     }
@@ -154,6 +161,11 @@ impl Layer for Qcow2 {
                 _ => break,
             }
         }
+        let len = found.len.min(want);
+        if let (Content::Plain(HostOffset(host)), Some(cipher)) = (found.content, &self.cipher) {
+            let (run, len) = encryption::run(cipher, &self.data, host, len);
+            return Ok(Located::new(run, len));
+        }
         let run = match found.content {
             Content::Unallocated if self.has_backing => Run::Below,
             Content::Unallocated | Content::Zero => Run::Zero,
@@ -170,6 +182,6 @@ impl Layer for Qcow2 {
                 skip: self.rules.geometry.position(offset).within,
             }),
         };
-        Ok(Located::new(run, found.len.min(want)))
+        Ok(Located::new(run, len))
     }
 }

@@ -87,6 +87,7 @@ impl VhdEdit {
                     storage: storage.clone(),
                     opener: editing.opener,
                     snapshot: None,
+                    key: None,
                 };
                 (Absent::Below, parent_size(&opening, &header.parent))
             }

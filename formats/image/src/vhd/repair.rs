@@ -20,6 +20,7 @@ pub(crate) fn repair(editing: &Editing<'_>) -> Result<Check> {
         storage: editing.storage.clone(),
         opener: editing.opener,
         snapshot: None,
+        key: None,
     };
     let before = check(&opening)?;
     let fixed = Footer::find(&*editing.storage)?.footer.disk_type == DiskType::Fixed;

@@ -19,6 +19,7 @@ pub(crate) fn repair(editing: &Editing<'_>) -> Result<Check> {
         storage: editing.storage.clone(),
         opener: editing.opener,
         snapshot: None,
+        key: None,
     };
     let before = check(&opening)?;
     let safe = before

@@ -61,6 +61,7 @@ pub(crate) fn repair(editing: &Editing<'_>) -> Result<Check> {
         storage: editing.storage.clone(),
         opener: editing.opener,
         snapshot: None,
+        key: None,
     };
     for (file, mends) in survey(&opening, &mut Check::new(Format::Vmdk))? {
         if mends.is_empty() {

@@ -63,6 +63,7 @@ pub(crate) fn edit(editing: &Editing<'_>) -> Result<Box<dyn LayerMut>> {
         storage: editing.storage.clone(),
         opener: editing.opener,
         snapshot: None,
+        key: None,
     })?;
     let absent = match members.descriptor.parent {
         Some(_) => Absent::Below,

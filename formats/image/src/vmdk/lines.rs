@@ -7,7 +7,15 @@ use super::text::cylinders;
 
 /// A descriptor's text as lines.
 #[derive(Debug)]
-pub(super) struct Lines(Vec<Vec<u8>>);
+pub(super) struct Lines(Vec<Line>);
+
+/// A line and its number in the text as it was read, from 1; `None` for one that came later. Extents are
+/// known by that number, whatever was put in or taken out before them.
+#[derive(Debug)]
+struct Line {
+    number: Option<u64>,
+    text: Vec<u8>,
+}
 
 impl Lines {
     /// The lines of `text`, without the padding behind it.
@@ -15,19 +23,25 @@ impl Lines {
         let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
         Self(
             text.split(|byte| *byte == b'\n')
-                .map(<[u8]>::to_vec)
+                .zip(1..)
+                .map(|(text, number)| Line {
+                    number: Some(number),
+                    text: text.to_vec(),
+                })
                 .collect(),
         )
     }
 
     /// The text.
     pub(super) fn encode(&self) -> Vec<u8> {
-        self.0.join(&b'\n')
+        let lines: Vec<&[u8]> = self.0.iter().map(|line| line.text.as_slice()).collect();
+        lines.join(&b'\n')
     }
 
     /// The line that assigns `key`, and where its value begins.
     fn find(&self, key: &str) -> Option<(usize, usize)> {
         self.0.iter().enumerate().find_map(|(nth, line)| {
+            let line = &line.text;
             let split = line.iter().position(|byte| *byte == b'=')?;
             let (name, _) = line.split_at(split);
             name.trim_ascii()
@@ -39,7 +53,7 @@ impl Lines {
     /// The value of `key`, without quotes.
     fn value(&self, key: &str) -> Option<String> {
         let (nth, at) = self.find(key)?;
-        let value = self.0.get(nth)?.get(at..)?.trim_ascii();
+        let value = self.0.get(nth)?.text.get(at..)?.trim_ascii();
         let text = String::from_utf8_lossy(value);
         Some(text.trim_matches('"').to_owned())
     }
@@ -53,13 +67,17 @@ impl Lines {
         let line = format!("{key}={value}").into_bytes();
         if let Some((nth, _)) = self.find(key) {
             if let Some(place) = self.0.get_mut(nth) {
-                *place = line;
+                place.text = line;
             }
             return Ok(());
         }
         let (nth, _) = self.find(after).ok_or_else(|| {
             Error::corrupt(format!("has neither {key} nor {after}")).in_structure("descriptor")
         })?;
+        let line = Line {
+            number: None,
+            text: line,
+        };
         self.0.insert(nth.saturating_add(1), line);
         Ok(())
     }
@@ -71,10 +89,10 @@ impl Lines {
         }
     }
 
-    /// Changes the size in the extent line `number`, counted from 1.
+    /// Changes the size in the extent line that was number `number`, counted from 1.
     pub(super) fn set_extent(&mut self, number: u64, sectors: u64) {
-        let nth = usize::try_from(number).ok().and_then(|n| n.checked_sub(1));
-        let Some(line) = nth.and_then(|nth| self.0.get_mut(nth)) else {
+        let is_it = |line: &&mut Line| line.number == Some(number);
+        let Some(Line { text: line, .. }) = self.0.iter_mut().find(is_it) else {
             return;
         };
         let words: Vec<&[u8]> = line.splitn(3, u8::is_ascii_whitespace).collect();
@@ -102,7 +120,7 @@ impl Lines {
         if let Some((nth, _)) = self.find(KEY)
             && let Some(line) = self.0.get_mut(nth)
         {
-            *line = format!("{KEY} = \"{count}\"").into_bytes();
+            line.text = format!("{KEY} = \"{count}\"").into_bytes();
         }
     }
 }

@@ -5,6 +5,7 @@ mod checking;
 mod corpora;
 mod corruption;
 mod editing;
+mod encryption;
 mod hostile;
 mod judging;
 mod options;

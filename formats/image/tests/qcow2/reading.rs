@@ -422,35 +422,3 @@ fn snapshots_bitmaps_and_a_dirty_flag_do_not_disturb_the_active_layer() {
     assert_eq!((told.snapshots, told.bitmaps), (1, 1));
     assert!(told.dirty && told.lazy_refcounts);
 }
-
-#[test]
-fn encrypted_images_are_refused_by_name_and_never_read_as_ciphertext() {
-    if !have(&["qemu-img"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    for (format, says) in [
-        ("luks", "encrypted with LUKS"),
-        ("aes", "encrypted with AES"),
-    ] {
-        let options = format!("encrypt.format={format},encrypt.key-secret=key");
-        let secret = [
-            "create",
-            "-f",
-            "qcow2",
-            "--object",
-            "secret,id=key,data=geheim",
-            "-o",
-            &options,
-        ];
-        run(
-            folder,
-            "qemu-img",
-            &[&secret[..], &["locked.qcow2", "1M"]].concat(),
-        );
-        let error = Image::open(folder.join("locked.qcow2"), None, &SameFolder).unwrap_err();
-        assert_eq!(error.kind(), Kind::Unsupported, "{error}");
-        assert!(error.to_string().contains(says), "{error}");
-    }
-}
