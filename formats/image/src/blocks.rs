@@ -296,14 +296,23 @@ impl<L: Layout> Blocks<L> {
 
     /// Writes `bytes` at `at`, but for pieces of zeroes, which stay holes.
     fn write_pieces(&self, bytes: &[u8], at: u64) -> Result<()> {
+        // Pieces of one kind that lie together go out with one call.
+        let pieces: Vec<(bool, &[u8])> = bytes
+            .chunks(PIECE)
+            .map(|piece| (is_zero(piece), piece))
+            .collect();
         let mut at = at;
-        for piece in bytes.chunks(PIECE) {
-            if is_zero(piece) {
-                self.ground.clear(&*self.storage, at, amount(piece))?;
+        let mut rest = bytes;
+        for run in pieces.chunk_by(|left, right| left.0 == right.0) {
+            let len: usize = run.iter().map(|(_, piece)| piece.len()).sum();
+            let (part, tail) = rest.split_at(len.min(rest.len()));
+            if run.first().is_some_and(|(zero, _)| *zero) {
+                self.ground.clear(&*self.storage, at, amount(part))?;
             } else {
-                self.storage.write_at(piece, at)?;
+                self.storage.write_at(part, at)?;
             }
-            at = at.saturating_add(amount(piece));
+            at = at.saturating_add(amount(part));
+            rest = tail;
         }
         Ok(())
     }
