@@ -2,7 +2,8 @@
 //!
 //! [`scan`] reads a DOS table with its extended chain, or a GPT (primary or backup), or says that
 //! the whole disk is one volume. [`Layout::open`] and [`Layout::open_mut`] give a volume as a disk.
-//! [`lvm`] puts volume groups together and [`md`] arrays, from any number of disks.
+//! [`lvm`] puts volume groups together and [`md`] arrays, from any number of disks;
+//! [`stack::Stack`] finds all of that at once, and LUKS volumes, and is what tools print.
 //!
 //! Left out on purpose: BSD
 //! disklabels and Sun tables (such a disk shows up as one whole-disk volume), writing of tables,
@@ -24,6 +25,7 @@ mod mapped;
 mod mbr;
 pub mod md;
 mod scan;
+pub mod stack;
 
 pub use layout::{Layout, Table, Volume};
 pub use scan::scan;
