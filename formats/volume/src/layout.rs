@@ -6,6 +6,8 @@ use std::sync::Arc;
 use rehost_block::{Disk, DiskMut, Error, Result, Window, WindowMut};
 use serde::Serialize;
 
+use crate::Backing;
+
 /// How a disk is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,6 +78,12 @@ impl Layout {
     pub fn open_mut(&self, disk: &Arc<dyn DiskMut>, number: u32) -> Result<Arc<dyn DiskMut>> {
         let (start, len) = self.place(number, disk.size())?;
         Ok(Arc::new(WindowMut::new(Arc::clone(disk), start, len)?))
+    }
+
+    /// Volume `number` of a disk, to be written where the disk can be.
+    pub(crate) fn part(&self, disk: &Backing, number: u32) -> Result<Backing> {
+        let (start, len) = self.place(number, disk.size())?;
+        disk.window(start, len)
     }
 
     fn place(&self, number: u32, disk: u64) -> Result<(u64, u64)> {

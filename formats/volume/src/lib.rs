@@ -18,6 +18,7 @@
     )
 )]
 
+mod backing;
 mod guid;
 mod layout;
 pub mod lvm;
@@ -27,5 +28,6 @@ pub mod md;
 mod scan;
 pub mod stack;
 
+pub use backing::Backing;
 pub use layout::{Layout, Table, Volume};
 pub use scan::scan;

@@ -6,7 +6,11 @@
 //!
 //! Left out on purpose, and refused by name: thin pools and volumes, snapshots (their origins are
 //! read), caches, writecaches, VDO, raid0, raid4, raid5, raid6 and raid10 volumes, integrity; LVM1 and metadata
-//! backups in `/etc/lvm`. Nothing is written.
+//! backups in `/etc/lvm`.
+//!
+//! Volumes can be written, every leg of a mirror alike, unless that would do harm: a leg or a
+//! physical volume is missing or out of step, the volume has a snapshot, or is read-only. Labels
+//! and metadata are never written.
 
 mod assemble;
 mod build;

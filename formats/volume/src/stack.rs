@@ -4,6 +4,10 @@
 //! encrypted volumes, puts together what belongs together, and looks into the result again. Every
 //! node keeps the disk that it can be read as; what cannot be read says why.
 //!
+//! [`Stack::find_mut`] finds the same nodes, in the same order, on disks that can be written (an
+//! overlay over each disk of the machine, mostly): [`Stack::writer`] is a node's way to write
+//! through to them, or says what keeps it from being written.
+//!
 //! Left out on purpose: filesystems (the caller names what a node holds, with a crate above this
 //! one), and partition tables inside partitions and logical volumes, which Linux does not look for
 //! either.
@@ -13,10 +17,11 @@ mod search;
 
 use std::sync::Arc;
 
-use rehost_block::{Disk, Result};
+use rehost_block::{Disk, DiskMut, Error, Result};
 use rehost_luks::Secret;
 use serde::Serialize;
 
+use crate::Backing;
 use search::Search;
 
 /// What a node is.
@@ -58,6 +63,21 @@ pub enum Use {
     Luks,
 }
 
+impl Use {
+    /// Its name, as blkid and lsblk have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mbr => "dos",
+            Self::Gpt => "gpt",
+            Self::Extended => "extended",
+            Self::Lvm => "LVM2_member",
+            Self::Raid => "linux_raid_member",
+            Self::Luks => "crypto_LUKS",
+        }
+    }
+}
+
 /// One disk, partition or volume.
 #[derive(Debug, Serialize)]
 pub struct Node {
@@ -85,6 +105,36 @@ pub struct Node {
     /// Its bytes, where they can be read.
     #[serde(skip)]
     pub disk: Option<Arc<dyn Disk>>,
+    /// The same, with the way to write where there is one.
+    #[serde(skip)]
+    backing: Option<Backing>,
+}
+
+impl Node {
+    /// The node's bytes, to be written through to the machine's disks.
+    ///
+    /// # Errors
+    /// Usage when the node is used for something that other nodes lie on, or the disks were given
+    /// for reading; Unsupported, with the reason, when it cannot be read or writing would do harm.
+    pub fn writer(&self) -> Result<Arc<dyn DiskMut>> {
+        if let Some(usage) = self.usage {
+            return Err(Error::usage(format!(
+                "{} is used as {}: what lies on it can be written",
+                self.name,
+                usage.as_str()
+            )));
+        }
+        let Some(backing) = &self.backing else {
+            let why = self.damage.first().map_or("", String::as_str);
+            return Err(Error::unsupported(format!(
+                "{} cannot be read: {why}",
+                self.name
+            )));
+        };
+        backing
+            .writer()
+            .map_err(|error| error.in_file(&self.name))
+    }
 }
 
 /// All nodes; parents come before what lies on them.
@@ -103,9 +153,27 @@ impl Stack {
     /// # Errors
     /// Only where reading a disk fails; what contradicts itself is told in the nodes.
     pub fn find(disks: &[(String, Arc<dyn Disk>)], secrets: &[Secret]) -> Result<Self> {
+        let backed = disks.iter().map(|(name, disk)| (name, Backing::from(disk)));
+        Self::search(backed, secrets)
+    }
+
+    /// As [`Stack::find`], on disks whose volumes are to be written: a node's place in the list is
+    /// the same.
+    ///
+    /// # Errors
+    /// As [`Stack::find`].
+    pub fn find_mut(disks: &[(String, Arc<dyn DiskMut>)], secrets: &[Secret]) -> Result<Self> {
+        let backed = disks.iter().map(|(name, disk)| (name, Backing::from(disk)));
+        Self::search(backed, secrets)
+    }
+
+    fn search<'a>(
+        disks: impl Iterator<Item = (&'a String, Backing)>,
+        secrets: &[Secret],
+    ) -> Result<Self> {
         let mut search = Search::new(secrets);
         for (name, disk) in disks {
-            search.disk(name, disk)?;
+            search.disk(name, &disk)?;
         }
         search.assemble()
     }
@@ -124,5 +192,50 @@ impl Stack {
             .iter()
             .filter(|node| node.usage.is_none())
             .filter_map(|node| Some((node, node.disk.as_ref()?)))
+    }
+
+    /// The node that `name` stands for, and its place in the list: its name (`vg/lv`, `2` of the
+    /// only partition 2), the same after that of the node below it and a colon (`sdb:2`), or its
+    /// UUID.
+    ///
+    /// # Errors
+    /// Usage when there is none, or several.
+    pub fn named(&self, name: &str) -> Result<(usize, &Node)> {
+        let ways: [&dyn Fn(&Node) -> bool; 3] = [
+            &|node| node.name == name,
+            &|node| self.long_names(node).any(|long| long == name),
+            &|node| node.uuid.as_deref() == Some(name),
+        ];
+        for fits in ways {
+            let mut found = self.nodes.iter().enumerate().filter(|(_, node)| fits(node));
+            let Some((place, node)) = found.next() else {
+                continue;
+            };
+            let others: Vec<&Node> = found.map(|(_, node)| node).collect();
+            if others.is_empty() {
+                return Ok((place, node));
+            }
+            let all = std::iter::once(node).chain(others);
+            let known: Vec<String> = all.flat_map(|node| self.long_names(node)).collect();
+            return Err(Error::usage(format!("{name} is the name of several volumes"))
+                .hint(format!("say which: {}", known.join(", "))));
+        }
+        let known: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        Err(Error::usage(format!("there is no volume {name}"))
+            .hint(format!("there are: {}", known.join(", "))))
+    }
+
+    /// A node's name after that of each node that it lies on.
+    fn long_names<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = String> + 'a {
+        let below = node.parents.iter().filter_map(|one| self.nodes.get(*one));
+        below.map(|parent| format!("{}:{}", parent.name, node.name))
+    }
+
+    /// The node called `name` (as [`Stack::named`]), to be written.
+    ///
+    /// # Errors
+    /// As [`Stack::named`] and [`Node::writer`].
+    pub fn writer(&self, name: &str) -> Result<Arc<dyn DiskMut>> {
+        self.named(name)?.1.writer()
     }
 }

@@ -3,32 +3,31 @@
 //! The newest metadata of a group counts (`seqno`); a physical volume whose own copy is older is
 //! named. What is missing is named too, and costs only the logical volumes that need it.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rehost_block::{Disk, Error, Result};
+use rehost_block::{Disk as _, Error, Result};
 
 use super::build::Builder;
 use super::group::{Group, parse_group};
 use super::label::{Label, read_label};
+use crate::backing::Backing;
 
 /// A disk, partition, array or unlocked volume that has an LVM2 label.
 #[derive(Debug)]
 pub struct PhysicalVolume {
     pub(crate) label: Label,
-    disk: Arc<dyn Disk>,
+    backing: Backing,
 }
 
 impl PhysicalVolume {
-    /// Reads the label of `disk`; `None` when it has none.
+    /// Reads the label of `disk`, which is given for reading or for writing; `None` when it has
+    /// none.
     ///
     /// # Errors
     /// Corrupt when there is a label and it contradicts itself; otherwise as reading the disk.
-    pub fn read(disk: &Arc<dyn Disk>) -> Result<Option<Self>> {
-        Ok(read_label(disk)?.map(|label| Self {
-            label,
-            disk: Arc::clone(disk),
-        }))
+    pub fn read(disk: impl Into<Backing>) -> Result<Option<Self>> {
+        let backing = disk.into();
+        Ok(read_label(backing.disk())?.map(|label| Self { label, backing }))
     }
 
     /// Its UUID, as `pvs -o pv_uuid` prints it.
@@ -41,7 +40,7 @@ impl PhysicalVolume {
     #[must_use]
     pub fn size(&self) -> u64 {
         match self.label.size {
-            0 => self.disk.size(),
+            0 => self.backing.size(),
             size => size,
         }
     }
@@ -81,8 +80,9 @@ pub struct LogicalVolume {
     pub size: u64,
     /// How it is made, as `lvs -o segtype` says of its first segment.
     pub kind: String,
-    /// Its bytes, or why they cannot be read.
-    pub disk: Result<Arc<dyn Disk>>,
+    /// Its bytes, or why they cannot be read. They can be written where all physical volumes and
+    /// legs are there, and were given for writing.
+    pub disk: Result<Backing>,
 }
 
 /// Puts the groups of `physical` together, in the order in which they are met.
@@ -140,7 +140,11 @@ pub fn assemble(physical: &[PhysicalVolume]) -> Vec<Result<VolumeGroup>> {
 
 fn one(physical: &[PhysicalVolume], group: &Group, copies: &[(usize, u64)]) -> VolumeGroup {
     let mut damage = Vec::new();
+    let mut behind = BTreeSet::new();
     for (nth, seqno) in copies.iter().filter(|(_, seqno)| *seqno < group.seqno) {
+        if !copies.contains(&(*nth, group.seqno)) {
+            behind.insert(*nth);
+        }
         let uuid = physical.get(*nth).map(PhysicalVolume::uuid);
         damage.push(format!(
             "physical volume {} has metadata of version {seqno}, the group is at {}",
@@ -149,7 +153,7 @@ fn one(physical: &[PhysicalVolume], group: &Group, copies: &[(usize, u64)]) -> V
         ));
     }
     let mut members = Vec::new();
-    let mut disks: BTreeMap<&str, Arc<dyn Disk>> = BTreeMap::new();
+    let mut disks: BTreeMap<&str, Backing> = BTreeMap::new();
     for (name, wanted) in &group.physical {
         let mut found = physical
             .iter()
@@ -158,19 +162,24 @@ fn one(physical: &[PhysicalVolume], group: &Group, copies: &[(usize, u64)]) -> V
         match found.next() {
             Some((nth, volume)) => {
                 members.push(nth);
-                disks.insert(name, Arc::clone(&volume.disk));
+                let mut doubt = behind
+                    .contains(&nth)
+                    .then_some("a physical volume missed changes of its group");
                 if found.next().is_some() {
+                    doubt = Some("a physical volume is there twice");
                     damage.push(format!(
                         "physical volume {} is there twice: the first one is read",
                         dashed(&wanted.uuid)
                     ));
                 }
                 if wanted.missing {
+                    doubt = Some("a physical volume had been missing from its group");
                     damage.push(format!(
                         "physical volume {} had been missing when the group was last changed",
                         dashed(&wanted.uuid)
                     ));
                 }
+                disks.insert(name, volume.backing.clone().shut_if(doubt));
             }
             None => damage.push(format!("{} is missing", called(group, name))),
         }

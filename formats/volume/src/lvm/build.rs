@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rehost_block::{Disk, Error, Result, Window};
+use rehost_block::{Error, Result, Window};
 
 use super::assemble::absent;
 use super::group::{Area, Group, Kind, Logical, Segment};
 use super::leg;
 use super::text::broken;
-use crate::mapped::{Dealt, Joined, Mapped, Piece, amount};
+use crate::backing::Backing;
+use crate::mapped::{Dealt, Joined, Piece, amount};
 
 /// Logical volumes inside one another. LVM stacks five at most (a cached RAID of thin pools).
 const DEEPEST: usize = 12;
@@ -17,14 +18,14 @@ const DEEPEST: usize = 12;
 /// How far a volume has come.
 enum State {
     Building,
-    Done(Arc<dyn Disk>),
+    Done(Backing),
     Failed(String),
 }
 
 /// Builds the logical volumes of one group, each once.
 pub(super) struct Builder<'a> {
     group: &'a Group,
-    disks: BTreeMap<&'a str, Arc<dyn Disk>>,
+    disks: BTreeMap<&'a str, Backing>,
     states: BTreeMap<&'a str, State>,
     clashes: BTreeMap<&'a str, &'a str>,
     depth: usize,
@@ -46,7 +47,7 @@ impl Kind {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(group: &'a Group, disks: BTreeMap<&'a str, Arc<dyn Disk>>) -> Self {
+    pub(super) fn new(group: &'a Group, disks: BTreeMap<&'a str, Backing>) -> Self {
         Self {
             group,
             disks,
@@ -57,7 +58,8 @@ impl<'a> Builder<'a> {
     }
 
     /// A volume that is meant for users.
-    pub(super) fn visible(&mut self, volume: &'a Logical) -> Result<Arc<dyn Disk>> {
+    pub(super) fn visible(&mut self, volume: &'a Logical) -> Result<Backing> {
+        let mut doubt = (!volume.writable).then_some("the volume is read-only (lvchange -p r)");
         for snapshot in &self.group.logical {
             for segment in &snapshot.segments {
                 if let Kind::Snapshot {
@@ -73,14 +75,18 @@ impl<'a> Builder<'a> {
                         let what = "a volume that a snapshot is being merged into";
                         return Err(refused(volume, what));
                     }
+                    if *origin == volume.name {
+                        doubt = Some("the volume has a snapshot, which would change with it");
+                    }
                 }
             }
         }
-        self.volume(&volume.name, volume.at)
+        let built = self.volume(&volume.name, volume.at)?;
+        Ok(built.shut_if(doubt))
     }
 
     /// The volume called `name`, which is named at byte `at` of the metadata.
-    fn volume(&mut self, name: &str, at: u64) -> Result<Arc<dyn Disk>> {
+    fn volume(&mut self, name: &str, at: u64) -> Result<Backing> {
         let group = self.group;
         let volume = group
             .logical
@@ -88,7 +94,7 @@ impl<'a> Builder<'a> {
             .find(|volume| volume.name == name)
             .ok_or_else(|| broken(format!("there is no volume {name}"), at))?;
         match self.states.get(volume.name.as_str()) {
-            Some(State::Done(disk)) => return Ok(Arc::clone(disk)),
+            Some(State::Done(backing)) => return Ok(backing.clone()),
             Some(State::Failed(why)) => return Err(broken(why.clone(), at)),
             Some(State::Building) => {
                 return Err(broken(format!("{name} is made of itself"), at));
@@ -103,25 +109,27 @@ impl<'a> Builder<'a> {
         let built = self.build(volume);
         self.depth = self.depth.saturating_sub(1);
         let state = match &built {
-            Ok(disk) => State::Done(Arc::clone(disk)),
+            Ok(backing) => State::Done(backing.clone()),
             Err(error) => State::Failed(error.to_string()),
         };
         self.states.insert(&volume.name, state);
         built
     }
 
-    fn build(&mut self, volume: &'a Logical) -> Result<Arc<dyn Disk>> {
+    fn build(&mut self, volume: &'a Logical) -> Result<Backing> {
         if let Some(other) = self.clashes.get(volume.name.as_str()) {
             let what = format!("{} and {other} lie over each other", volume.name);
             return Err(broken(what, volume.at));
         }
         let mut joined = Joined::new();
+        let mut doubt = None;
         for segment in &volume.segments {
             let len = self.bytes(segment.extents, segment)?;
-            let piece = self.piece(volume, segment, len)?;
+            let (piece, why) = self.piece(volume, segment, len)?;
             joined.push(piece, len)?;
+            doubt = doubt.or(why);
         }
-        Ok(Arc::new(Mapped(joined)))
+        Ok(joined.into_backing().shut_if(doubt))
     }
 
     fn bytes(&self, extents: u64, segment: &Segment) -> Result<u64> {
@@ -130,7 +138,13 @@ impl<'a> Builder<'a> {
             .ok_or_else(|| broken("a segment is larger than any disk", segment.at))
     }
 
-    fn piece(&mut self, volume: &'a Logical, segment: &'a Segment, len: u64) -> Result<Piece> {
+    /// The bytes of a segment, and why they must not be written, if so.
+    fn piece(
+        &mut self,
+        volume: &'a Logical,
+        segment: &'a Segment,
+        len: u64,
+    ) -> Result<(Piece, Option<&'static str>)> {
         match &segment.kind {
             Kind::Striped { chunk, areas } => {
                 let count = amount(areas.len());
@@ -143,56 +157,68 @@ impl<'a> Builder<'a> {
                 for area in areas {
                     parts.push(self.area(area, share, segment)?);
                 }
-                if let [(disk, from)] = parts.as_slice() {
-                    return Ok(Piece::Part(Arc::clone(disk), *from));
+                if parts.len() == 1 {
+                    return Ok((Piece::Part(parts), None));
                 }
                 if share.checked_rem(*chunk) != Some(0) {
                     return Err(broken("extents are no multiple of stripe_size", segment.at));
                 }
-                Ok(Piece::Dealt(Dealt {
-                    parts,
-                    chunk: *chunk,
-                }))
+                let chunk = *chunk;
+                Ok((Piece::Dealt(Dealt { parts, chunk }), None))
             }
-            Kind::Mirror { areas } => self.first_whole(areas, len, segment),
+            Kind::Mirror { areas } => self.legs(areas, len, segment),
             Kind::Raid1 { legs } => {
                 let mut known = Vec::new();
                 for (meta, _) in legs {
                     let disk = meta.as_ref().map(|name| self.volume(name, segment.at));
-                    known.push(disk.and_then(Result::ok));
+                    let disk = disk.and_then(Result::ok);
+                    known.push(disk.map(|backing| Arc::clone(backing.disk())));
                 }
-                let order = leg::complete(&known)?;
+                let complete = leg::complete(&known)?;
                 // The images hold the volume from its start: a later segment begins further on.
-                let areas: Vec<Area> = order
+                let areas: Vec<Area> = complete
+                    .legs
                     .into_iter()
                     .filter_map(|nth| legs.get(nth))
                     .map(|(_, image)| (image.clone(), segment.start))
                     .collect();
-                self.first_whole(&areas, len, segment)
+                let (piece, doubt) = self.legs(&areas, len, segment)?;
+                Ok((piece, complete.doubt.or(doubt)))
             }
-            Kind::Zero => Ok(Piece::Zero),
+            Kind::Zero => Ok((Piece::Zero, None)),
             Kind::Snapshot { .. } | Kind::Other(_) => {
                 Err(refused(volume, &format!("of type {}", segment.kind.name())))
             }
         }
     }
 
-    /// The first of `areas` that is all there.
-    fn first_whole(&mut self, areas: &[Area], len: u64, segment: &Segment) -> Result<Piece> {
+    /// Those of `areas`, which hold the same, that are all there.
+    fn legs(
+        &mut self,
+        areas: &[Area],
+        len: u64,
+        segment: &Segment,
+    ) -> Result<(Piece, Option<&'static str>)> {
         let mut first_error = None;
+        let mut parts = Vec::new();
         for area in areas {
             match self.area(area, len, segment) {
-                Ok((disk, from)) => return Ok(Piece::Part(disk, from)),
+                Ok(part) => parts.push(part),
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }
             }
         }
-        Err(first_error.unwrap_or_else(|| broken("no leg of a mirror is complete", segment.at)))
+        if parts.is_empty() {
+            return Err(first_error
+                .unwrap_or_else(|| broken("no leg of a mirror is complete", segment.at)));
+        }
+        let doubt = first_error.map(|_| "a leg of the mirror is not there");
+        Ok((Piece::Part(parts), doubt))
     }
 
     /// `len` bytes of a physical or logical volume, and where they begin.
-    fn area(&mut self, area: &Area, len: u64, segment: &Segment) -> Result<(Arc<dyn Disk>, u64)> {
+    fn area(&mut self, area: &Area, len: u64, segment: &Segment) -> Result<(Backing, u64)> {
         let (name, extent) = area;
         let start = self.bytes(*extent, segment)?;
         let outside = || {
@@ -212,13 +238,13 @@ impl<'a> Builder<'a> {
                 if end.is_none_or(|end| room.is_none_or(|room| end > room)) {
                     return Err(outside());
                 }
-                (Arc::clone(disk), physical.first)
+                (disk.clone(), physical.first)
             }
             None => (self.volume(name, segment.at)?, 0),
         };
         let from = first.checked_add(start).ok_or_else(outside)?;
         // Only to have the place checked against the disk's size.
-        Window::new(Arc::clone(&disk), from, len).map_err(|error| {
+        Window::new(Arc::clone(disk.disk()), from, len).map_err(|error| {
             outside()
                 .because(error)
                 .hint("the image may be truncated: compare its size with the original disk")

@@ -49,6 +49,8 @@ pub(crate) struct Logical {
     pub(crate) uuid: String,
     /// Whether it is meant for users, and not a part of another one.
     pub(crate) visible: bool,
+    /// Whether its permission is to be written, and not only read.
+    pub(crate) writable: bool,
     pub(crate) segments: Vec<Segment>,
     pub(crate) at: u64,
 }
@@ -175,6 +177,7 @@ fn parse_logical(section: &Section<'_>) -> Result<Logical> {
         name: section.name.to_owned(),
         uuid: section.text("id")?.to_owned(),
         visible: section.lists("status", "VISIBLE"),
+        writable: section.lists("status", "WRITE"),
         segments,
         at: section.at,
     })

@@ -16,6 +16,15 @@ struct State {
     events: u64,
     failed: u64,
     recovered: bool,
+    in_sync: bool,
+}
+
+/// Which legs can be relied upon.
+pub(super) struct Complete {
+    /// The numbers of those that hold everything.
+    pub(super) legs: Vec<usize>,
+    /// Why writing would not bring all legs into step, if so.
+    pub(super) doubt: Option<&'static str>,
 }
 
 fn state(meta: &Arc<dyn Disk>) -> Result<Option<State>> {
@@ -32,12 +41,12 @@ fn state(meta: &Arc<dyn Disk>) -> Result<Option<State>> {
         events: f.u64_le(16)?,
         failed: f.u64_le(24)?,
         recovered: f.u64_le(32)? == u64::MAX,
+        in_sync: f.u64_le(40)? == u64::MAX,
     }))
 }
 
-/// The numbers of the legs that hold everything, by the metadata of each (`None` where it is not
-/// to be had).
-pub(super) fn complete(legs: &[Option<Arc<dyn Disk>>]) -> Result<Vec<usize>> {
+/// The legs that hold everything, by the metadata of each (`None` where it is not to be had).
+pub(super) fn complete(legs: &[Option<Arc<dyn Disk>>]) -> Result<Complete> {
     if legs.len() > MOST_LEGS {
         return Err(Error::unsupported("a raid1 volume has too many legs")
             .mismatch(format!("at most {MOST_LEGS}"), legs.len()));
@@ -51,7 +60,10 @@ pub(super) fn complete(legs: &[Option<Arc<dyn Disk>>]) -> Result<Vec<usize>> {
     }
     let newest = states.iter().flatten().max_by_key(|state| state.events);
     let Some(newest) = newest else {
-        return Ok((0..legs.len()).collect());
+        return Ok(Complete {
+            legs: (0..legs.len()).collect(),
+            doubt: None,
+        });
     };
     let chosen: Vec<usize> = states
         .iter()
@@ -71,5 +83,15 @@ pub(super) fn complete(legs: &[Option<Arc<dyn Disk>>]) -> Result<Vec<usize>> {
         return Err(Error::corrupt("no leg of a raid1 volume is complete")
             .in_structure("dm-raid superblock"));
     }
-    Ok(chosen)
+    let doubt = if chosen.len() < legs.len() {
+        Some("a leg of the mirror is not complete")
+    } else if !newest.in_sync {
+        Some("the legs of the mirror are not in sync")
+    } else {
+        None
+    };
+    Ok(Complete {
+        legs: chosen,
+        doubt,
+    })
 }

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Disk, Result, Window};
+use rehost_block::{Result, Window};
 
 use super::build::{Slots, broken, build, level_name};
 use super::superblock::{Role, Superblock, read};
+use crate::backing::Backing;
 
 /// Members of an array. MD's own limit is 1920; each that is missing is named.
 const MOST_SLOTS: u32 = 1920;
@@ -17,21 +18,19 @@ const MOST_SLOTS: u32 = 1920;
 #[derive(Debug)]
 pub struct Member {
     pub(super) sb: Superblock,
-    pub(super) disk: Arc<dyn Disk>,
+    pub(super) backing: Backing,
 }
 
 impl Member {
-    /// Reads the superblock of `disk`; `None` when it has none.
+    /// Reads the superblock of `disk`, which is given for reading or for writing; `None` when it
+    /// has none.
     ///
     /// # Errors
     /// Corrupt when there is one and it contradicts itself, Unsupported when it asks for features
     /// that are not known; otherwise as reading the disk.
-    pub fn read(disk: &Arc<dyn Disk>) -> Result<Option<Self>> {
-        let found = read(disk)?;
-        Ok(found.map(|sb| Self {
-            sb,
-            disk: Arc::clone(disk),
-        }))
+    pub fn read(disk: impl Into<Backing>) -> Result<Option<Self>> {
+        let backing = disk.into();
+        Ok(read(backing.disk())?.map(|sb| Self { sb, backing }))
     }
 
     /// The array's UUID, as blkid prints it.
@@ -62,8 +61,9 @@ pub struct Array {
     pub members: Vec<usize>,
     /// What is missing or was left out, one sentence each.
     pub damage: Vec<String>,
-    /// Its bytes, or why they cannot be read.
-    pub disk: Result<Arc<dyn Disk>>,
+    /// Its bytes, or why they cannot be read. They can be written where all members are there, in
+    /// step, and were given for writing.
+    pub disk: Result<Backing>,
 }
 
 /// Puts the arrays of `members` together, in the order in which they are met.
@@ -96,7 +96,8 @@ fn one(own: &[(usize, &Member)]) -> Option<Array> {
         Err(broken(sb, "the number of members is impossible").mismatch("1 to 1920", sb.members))
     } else {
         let slots = fill(own, sb, &mut damage);
-        build(sb, slots)
+        let why = not_written(sb, &slots, &damage);
+        build(sb, slots).map(|backing| backing.shut_if(why.as_deref()))
     };
     Some(Array {
         uuid: uuid_text(&sb.uuid),
@@ -107,6 +108,22 @@ fn one(own: &[(usize, &Member)]) -> Option<Array> {
         damage,
         disk,
     })
+}
+
+/// Why the array must not be written, if so. What is written would be lost, or copies and parity
+/// would no longer agree, where not every member takes part.
+fn not_written(sb: &Superblock, slots: &Slots<'_>, damage: &[String]) -> Option<String> {
+    if let Some(damage) = damage.first() {
+        return Some(format!("the array is not complete: {damage}"));
+    }
+    if sb.level > 0 && !sb.in_sync {
+        return Some("the array was not stopped cleanly and is not in sync".to_owned());
+    }
+    let mut events = slots.iter().flatten().map(|member| member.sb.events);
+    if events.any(|events| events != sb.events) {
+        return Some("the members of the array disagree about its last event".to_owned());
+    }
+    None
 }
 
 fn fill<'a>(own: &[(usize, &'a Member)], sb: &Superblock, damage: &mut Vec<String>) -> Slots<'a> {
@@ -170,7 +187,7 @@ fn used(sb: &Superblock) -> u64 {
 
 fn too_short(member: &Member) -> Option<String> {
     let sb = &member.sb;
-    Window::new(Arc::clone(&member.disk), sb.data_offset, used(sb))
+    Window::new(Arc::clone(member.backing.disk()), sb.data_offset, used(sb))
         .err()
         .map(|_| "ends before its data do".to_owned())
 }

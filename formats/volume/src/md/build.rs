@@ -1,29 +1,30 @@
 //! What the members of an array make together, by level.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use rehost_block::{Disk, Error, Result, Window};
+use rehost_block::{Error, Result};
 
 use super::array::{Member, uuid_text};
 use super::parity::{Layout, Parity, Rebuilt, Stripes};
 use super::superblock::Superblock;
 use super::ten::{Copies, Geometry};
-use crate::mapped::{Dealt, Joined, Mapped, Piece, amount};
+use crate::backing::Backing;
+use crate::mapped::{Dealt, Joined, Mapped, Piece, Plan, amount};
 
 /// The members that can be relied upon, by slot.
 pub(super) type Slots<'a> = Vec<Option<&'a Member>>;
 
 /// The array's bytes.
-pub(super) fn build(sb: &Superblock, slots: Slots<'_>) -> Result<Arc<dyn Disk>> {
+pub(super) fn build(sb: &Superblock, slots: Slots<'_>) -> Result<Backing> {
     if let Some(why) = sb.refusal {
         return Err(Error::unsupported(format!("the array {why}"))
             .in_structure("MD superblock")
             .at(sb.at));
     }
-    let parts: Vec<Option<(Arc<dyn Disk>, u64)>> = slots
+    let parts: Vec<Option<(Backing, u64)>> = slots
         .iter()
-        .map(|slot| slot.map(|member| (Arc::clone(&member.disk), member.sb.data_offset)))
+        .map(|slot| slot.map(|member| (member.backing.clone(), member.sb.data_offset)))
         .collect();
     let gone: Vec<String> = (0..)
         .zip(&parts)
@@ -45,13 +46,16 @@ pub(super) fn build(sb: &Superblock, slots: Slots<'_>) -> Result<Arc<dyn Disk>> 
             } else {
                 linear(&members)?
             };
-            Ok(Arc::new(Mapped(joined)))
+            Ok(joined.into_backing())
         }
         1 => {
-            let Some((disk, start)) = parts.into_iter().flatten().next() else {
+            let there: Vec<(Backing, u64)> = parts.into_iter().flatten().collect();
+            if there.is_empty() {
                 return Err(lost(sb, &gone));
-            };
-            Ok(Arc::new(Window::new(disk, start, sb.size)?))
+            }
+            let mut joined = Joined::new();
+            joined.push(Piece::Part(there), sb.size)?;
+            Ok(joined.into_backing())
         }
         4..=6 => striped(sb, parts, &gone),
         10 => {
@@ -65,10 +69,11 @@ pub(super) fn build(sb: &Superblock, slots: Slots<'_>) -> Result<Arc<dyn Disk>> 
             if geometry.lost(there).is_some() {
                 return Err(lost(sb, &gone));
             }
-            Ok(Arc::new(Mapped(Copies {
+            let disk = Arc::new(Mapped(Copies {
                 geometry,
                 members: parts,
-            })))
+            }));
+            Ok(Backing::made_of(Arc::clone(&disk), disk.0.members()))
         }
         _ => Err(
             Error::unsupported(format!("arrays of {} cannot be read", level_name(sb.level)))
@@ -80,9 +85,9 @@ pub(super) fn build(sb: &Superblock, slots: Slots<'_>) -> Result<Arc<dyn Disk>> 
 
 fn striped(
     sb: &Superblock,
-    members: Vec<Option<(Arc<dyn Disk>, u64)>>,
+    members: Vec<Option<(Backing, u64)>>,
     gone: &[String],
-) -> Result<Arc<dyn Disk>> {
+) -> Result<Backing> {
     let layout = Layout {
         level: sb.level,
         number: sb.layout.unwrap_or(0),
@@ -117,7 +122,12 @@ fn striped(
         name: PathBuf::from(format!("md array {}", uuid_text(&sb.uuid))),
         stripes: Arc::clone(&stripes),
     });
-    Ok(Arc::new(Mapped(Parity { stripes, rebuilt })))
+    let disk = Arc::new(Mapped(Parity {
+        stripes,
+        rebuilt,
+        writing: Mutex::new(()),
+    }));
+    Ok(Backing::made_of(Arc::clone(&disk), disk.0.members()))
 }
 
 fn linear(members: &[&Member]) -> Result<Joined> {
@@ -125,7 +135,8 @@ fn linear(members: &[&Member]) -> Result<Joined> {
     for member in members {
         let sb = &member.sb;
         let whole = whole_chunks(sb.data_size, sb.chunk);
-        joined.push(Piece::Part(Arc::clone(&member.disk), sb.data_offset), whole)?;
+        let part = (member.backing.clone(), sb.data_offset);
+        joined.push(Piece::Part(vec![part]), whole)?;
     }
     Ok(joined)
 }
@@ -153,11 +164,11 @@ fn zones(sb: &Superblock, members: &[&Member]) -> Result<Joined> {
             .at(sb.at)
             .hint("kernels before and after 3.14 laid it out differently"));
         }
-        let mut parts: Vec<(Arc<dyn Disk>, u64)> = rest
+        let mut parts: Vec<(Backing, u64)> = rest
             .iter()
             .map(|one| {
                 let from = one.sb.data_offset.saturating_add(start);
-                (Arc::clone(&one.disk), from)
+                (one.backing.clone(), from)
             })
             .collect();
         // The original layout counts chunks from the start of the array, not of the zone.

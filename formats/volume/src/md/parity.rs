@@ -5,15 +5,16 @@
 //! out on purpose, and refused by name: the layouts of DDF (8 to 10).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use rehost_block::{Disk, Error, Result, Storage};
+use rehost_block::{Error, Result, Storage};
 
 use super::galois::{add_times, inverse, power, scale};
+use crate::backing::Backing;
 use crate::mapped::{Place, Plan, amount};
 
 /// Most bytes that are worked out at once.
-const STEP: usize = 64 << 10;
+pub(crate) const STEP: usize = 64 << 10;
 
 /// A parity layout.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +104,7 @@ impl Layout {
     }
 
     /// The place of `member` in the order in which Q weighs the data of a stripe.
-    fn weight(&self, spot: &Spot, member: u64) -> Option<usize> {
+    pub(crate) fn weight(&self, spot: &Spot, member: u64) -> Option<usize> {
         let first = spot.q?.checked_add(1)?.checked_rem(self.members)?;
         let mut place = 0usize;
         // Ends because `step` is bounded by the number of members.
@@ -127,12 +128,12 @@ pub(crate) struct Stripes {
     pub(crate) chunk: u64,
     pub(crate) size: u64,
     /// By slot, and where on them the data begin.
-    pub(crate) members: Vec<Option<(Arc<dyn Disk>, u64)>>,
+    pub(crate) members: Vec<Option<(Backing, u64)>>,
 }
 
 impl Stripes {
     /// Spot, and byte within each member's data, of byte `offset`; and what is left of the chunk.
-    fn find(&self, offset: u64) -> Result<(Spot, u64, u64)> {
+    pub(crate) fn find(&self, offset: u64) -> Result<(Spot, u64, u64)> {
         let found = || {
             let chunk = offset.checked_div(self.chunk)?;
             let inside = offset.checked_rem(self.chunk)?;
@@ -145,16 +146,16 @@ impl Stripes {
         found().ok_or_else(|| Error::internal("a place outside every stripe").at(offset))
     }
 
-    fn member(&self, slot: u64) -> Option<&(Arc<dyn Disk>, u64)> {
+    pub(crate) fn member(&self, slot: u64) -> Option<&(Backing, u64)> {
         self.members.get(usize::try_from(slot).ok()?)?.as_ref()
     }
 
-    fn load(&self, slot: u64, at: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        let Some((disk, start)) = self.member(slot) else {
+    pub(crate) fn load(&self, slot: u64, at: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let Some((member, start)) = self.member(slot) else {
             return Ok(None);
         };
         let mut bytes = vec![0; len];
-        disk.read_at(&mut bytes, start.saturating_add(at))?;
+        member.disk().read_at(&mut bytes, start.saturating_add(at))?;
         Ok(Some(bytes))
     }
 
@@ -230,7 +231,9 @@ impl Storage for Rebuilt {
             let take = usize::try_from(left).unwrap_or(STEP).min(STEP);
             let (part, tail) = rest.split_at_mut(take.min(rest.len()));
             match self.stripes.member(spot.data) {
-                Some((disk, start)) => disk.read_at(part, start.saturating_add(place))?,
+                Some((member, start)) => {
+                    member.disk().read_at(part, start.saturating_add(place))?;
+                }
                 None => self.stripes.rebuild(&spot, place, part)?,
             }
             at = at.saturating_add(amount(part.len()));
@@ -245,6 +248,8 @@ impl Storage for Rebuilt {
 pub(crate) struct Parity {
     pub(crate) stripes: Arc<Stripes>,
     pub(crate) rebuilt: Arc<dyn Storage>,
+    /// Held while data and their parity are replaced: two writers may share a stripe.
+    pub(crate) writing: Mutex<()>,
 }
 
 impl Plan for Parity {
@@ -256,8 +261,13 @@ impl Plan for Parity {
         let (spot, at, left) = self.stripes.find(offset)?;
         let len = want.min(left);
         Ok(match self.stripes.member(spot.data) {
-            Some((disk, start)) => (Place::On(disk, start.saturating_add(at)), len),
+            Some((member, start)) => (Place::On(member, start.saturating_add(at)), len),
             None => (Place::Rebuilt(&self.rebuilt), len),
         })
+    }
+
+    fn members(&self) -> Vec<&Backing> {
+        let there = self.stripes.members.iter().flatten();
+        there.map(|(member, _)| member).collect()
     }
 }

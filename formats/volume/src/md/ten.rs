@@ -3,11 +3,10 @@
 //! After md(4) and the kernel's `setup_geo` and `__raid10_find_phys`. Left out on purpose, and
 //! refused by name: the first, faulty variant of far sets (layout bit 17), which mdadm never made.
 
-use std::sync::Arc;
+use rehost_block::{Error, Result};
 
-use rehost_block::{Disk, Error, Result};
-
-use crate::mapped::{Place, Plan};
+use crate::backing::Backing;
+use crate::mapped::{Place, Places, Plan, Spread};
 
 /// How copies are laid out.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +118,7 @@ impl Geometry {
 pub(crate) struct Copies {
     pub(crate) geometry: Geometry,
     /// By slot, and where on them the data begin.
-    pub(crate) members: Vec<Option<(Arc<dyn Disk>, u64)>>,
+    pub(crate) members: Vec<Option<(Backing, u64)>>,
 }
 
 impl Plan for Copies {
@@ -128,16 +127,31 @@ impl Plan for Copies {
     }
 
     fn place(&self, offset: u64, want: u64) -> Result<(Place<'_>, u64)> {
+        let (places, len) = self.places(offset, want)?;
+        let (member, at) = places
+            .first()
+            .ok_or_else(|| Error::corrupt("no member has a copy").at(offset))?;
+        Ok((Place::On(member, *at), len))
+    }
+
+    fn members(&self) -> Vec<&Backing> {
+        let there = self.members.iter().flatten();
+        there.map(|(member, _)| member).collect()
+    }
+}
+
+impl Spread for Copies {
+    fn places(&self, offset: u64, want: u64) -> Result<(Places<'_>, u64)> {
         let inside = offset.checked_rem(self.geometry.chunk).unwrap_or(0);
         let len = want.min(self.geometry.chunk.saturating_sub(inside));
-        let copies = self.geometry.copies(offset).unwrap_or_default();
-        for (slot, at) in copies {
-            let member = usize::try_from(slot).ok();
-            let member = member.and_then(|slot| self.members.get(slot));
-            if let Some(Some((disk, start))) = member {
-                return Ok((Place::On(disk, start.saturating_add(at)), len));
+        let mut places = Vec::new();
+        for (slot, at) in self.geometry.copies(offset).unwrap_or_default() {
+            let slot = usize::try_from(slot).ok();
+            let member = slot.and_then(|slot| self.members.get(slot));
+            if let Some(Some((member, start))) = member {
+                places.push((member, start.saturating_add(at)));
             }
         }
-        Err(Error::corrupt("no member has a copy").at(offset))
+        Ok((places, len))
     }
 }

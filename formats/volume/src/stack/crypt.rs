@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Disk, DiskStorage, Error, Result};
-use rehost_luks::{Limits, LuksDisk, Secret};
+use rehost_luks::{Limits, LuksDisk, LuksDiskMut, Secret};
 
 use super::search::{Search, node};
 use super::{Kind, Use};
+use crate::Backing;
 
 impl Search<'_> {
     /// Whether the node is a LUKS volume; what is in it is looked into.
-    pub(super) fn encrypted(&mut self, place: usize, disk: &Arc<dyn Disk>) -> Result<bool> {
+    pub(super) fn encrypted(&mut self, place: usize, disk: &Backing) -> Result<bool> {
         let name = self.stack.nodes.get(place).map(|node| node.name.clone());
         let path = PathBuf::from(name.unwrap_or_default());
-        let storage = DiskStorage::new(&path, Arc::clone(disk));
+        let storage = DiskStorage::new(&path, Arc::clone(disk.disk()));
         if rehost_luks::detect(&storage)?.is_none() {
             return Ok(false);
         }
@@ -31,7 +32,7 @@ impl Search<'_> {
             match unlock(&path, disk, &storage, &header, secret) {
                 Ok(plain) => {
                     let name = format!("luks-{}", header.uuid());
-                    let mut opened = node(Kind::Crypt, name, Some(Arc::clone(&plain)));
+                    let mut opened = node(Kind::Crypt, name, Some(plain.clone()));
                     opened.uuid = Some(header.uuid().to_owned());
                     opened.label = header.label().map(str::to_owned);
                     opened.parents.push(place);
@@ -49,16 +50,14 @@ impl Search<'_> {
 
 fn unlock(
     path: &Path,
-    disk: &Arc<dyn Disk>,
+    disk: &Backing,
     storage: &DiskStorage,
     header: &rehost_luks::Header,
     secret: &Secret,
-) -> Result<Arc<dyn Disk>> {
+) -> Result<Backing> {
     let key = header.unlock(storage, secret, &Limits::default())?;
-    Ok(Arc::new(LuksDisk::new(
-        path,
-        Arc::clone(disk),
-        header,
-        &key,
-    )?))
+    disk.layered(
+        |disk| Ok(Arc::new(LuksDisk::<dyn Disk>::new(path, disk, header, &key)?)),
+        |disk| Ok(Arc::new(LuksDiskMut::new(path, disk, header, &key)?)),
+    )
 }

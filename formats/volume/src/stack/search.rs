@@ -1,7 +1,8 @@
 //! The search through a machine's disks: what is recognised, what is put together of it.
 //!
 //! Arrays are put together before volume groups, and again when logical or encrypted volumes turn
-//! out to hold members; what was put together once does not take in members found later.
+//! out to hold members; what was put together once does not take in members found later. The same
+//! search serves readers and writers: each node keeps the [`Backing`] that it was found on.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use rehost_block::{Disk, Error, Result};
 use rehost_luks::Secret;
 
 use super::{Kind, Node, Stack, Use};
-use crate::{Layout, Table, lvm, md, scan};
+use crate::{Backing, Layout, Table, lvm, md, scan};
 
 /// Nodes of one stack. Ours.
 const MOST_NODES: usize = 16_384;
@@ -28,11 +29,11 @@ pub(super) struct Search<'a> {
     pub(super) secrets: &'a [Secret],
 }
 
-pub(super) fn node(kind: Kind, name: String, disk: Option<Arc<dyn Disk>>) -> Node {
+pub(super) fn node(kind: Kind, name: String, backing: Option<Backing>) -> Node {
     Node {
         kind,
         name,
-        size: disk.as_ref().map_or(0, |disk| disk.size()),
+        size: backing.as_ref().map_or(0, Disk::size),
         uuid: None,
         label: None,
         form: None,
@@ -40,7 +41,8 @@ pub(super) fn node(kind: Kind, name: String, disk: Option<Arc<dyn Disk>>) -> Nod
         usage_uuid: None,
         parents: Vec::new(),
         damage: Vec::new(),
-        disk,
+        disk: backing.as_ref().map(|backing| Arc::clone(backing.disk())),
+        backing,
     }
 }
 
@@ -74,7 +76,7 @@ impl<'a> Search<'a> {
         let (nodes, members): (Vec<usize>, Vec<md::Member>) =
             std::mem::take(&mut self.members).into_iter().unzip();
         for array in md::assemble(&members) {
-            let found = array.disk.as_ref().ok().map(Arc::clone);
+            let found = array.disk.as_ref().ok().cloned();
             let mut own = node(Kind::Raid, format!("md-{}", array.uuid), found.clone());
             own.uuid = Some(array.uuid);
             own.label = array.name;
@@ -106,7 +108,7 @@ impl<'a> Search<'a> {
             self.stack.damage.extend(group.damage.iter().map(named));
             let parents = pick(&nodes, &group.members);
             for volume in group.volumes {
-                let found = volume.disk.as_ref().ok().map(Arc::clone);
+                let found = volume.disk.as_ref().ok().cloned();
                 let name = format!("{}/{}", group.name, volume.name);
                 let mut own = node(Kind::Lvm, name, found.clone());
                 own.size = volume.size;
@@ -149,18 +151,18 @@ impl<'a> Search<'a> {
         }
     }
 
-    pub(super) fn disk(&mut self, name: &str, disk: &Arc<dyn Disk>) -> Result<()> {
-        let own = node(Kind::Disk, name.to_owned(), Some(Arc::clone(disk)));
+    pub(super) fn disk(&mut self, name: &str, disk: &Backing) -> Result<()> {
+        let own = node(Kind::Disk, name.to_owned(), Some(disk.clone()));
         let place = self.add(own)?;
         self.disk_or_array(place, disk)
     }
 
-    fn disk_or_array(&mut self, place: usize, disk: &Arc<dyn Disk>) -> Result<()> {
+    fn disk_or_array(&mut self, place: usize, disk: &Backing) -> Result<()> {
         // A superblock 0.90 at the end of a disk may be that of its last partition.
-        let layout = scan(disk);
+        let layout = scan(disk.disk());
         if let Ok(layout) = &layout
             && layout.table != Table::None
-            && holds_member(layout, disk)
+            && holds_member(layout, disk.disk())
         {
             return self.partitions(place, disk, layout);
         }
@@ -174,7 +176,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn partitions(&mut self, place: usize, disk: &Arc<dyn Disk>, layout: &Layout) -> Result<()> {
+    fn partitions(&mut self, place: usize, disk: &Backing, layout: &Layout) -> Result<()> {
         let usage = match layout.table {
             Table::None => return Ok(()),
             Table::Mbr => Use::Mbr,
@@ -188,7 +190,7 @@ impl<'a> Search<'a> {
         for volume in &layout.volumes {
             let extended =
                 usage == Use::Mbr && matches!(volume.kind.as_str(), "0x5" | "0xf" | "0x85");
-            let found = layout.open(disk, volume.number);
+            let found = layout.part(disk, volume.number);
             let mut part = node(Kind::Part, volume.number.to_string(), None);
             part.size = volume.range.end.saturating_sub(volume.range.start);
             part.uuid.clone_from(&volume.partuuid);
@@ -199,7 +201,10 @@ impl<'a> Search<'a> {
             let at = self.add(part)?;
             match found {
                 Ok(part) => {
-                    self.tell(at, |node| node.disk = Some(Arc::clone(&part)));
+                    self.tell(at, |node| {
+                        node.disk = Some(Arc::clone(part.disk()));
+                        node.backing = Some(part.clone());
+                    });
                     if !extended {
                         self.look_into(at, &part)?;
                     }
@@ -220,8 +225,8 @@ impl<'a> Search<'a> {
     }
 
     /// Whether the node is a member, physical or encrypted volume; it is remembered as such.
-    pub(super) fn look_into(&mut self, place: usize, disk: &Arc<dyn Disk>) -> Result<bool> {
-        match md::Member::read(disk) {
+    pub(super) fn look_into(&mut self, place: usize, disk: &Backing) -> Result<bool> {
+        match md::Member::read(disk.clone()) {
             Ok(Some(member)) => {
                 self.tell(place, |node| {
                     node.usage = Some(Use::Raid);
@@ -237,7 +242,7 @@ impl<'a> Search<'a> {
                 return Ok(true);
             }
         }
-        match lvm::PhysicalVolume::read(disk) {
+        match lvm::PhysicalVolume::read(disk.clone()) {
             Ok(Some(volume)) => {
                 self.tell(place, |node| {
                     node.usage = Some(Use::Lvm);

@@ -117,7 +117,7 @@ pub(crate) fn made(count: u8, logical: &str) -> VolumeGroup {
 }
 
 /// The disk and offset that the pattern at `offset` names.
-pub(crate) fn origin(disk: &Arc<dyn Disk>, offset: u64) -> (u8, u64) {
+pub(crate) fn origin(disk: &dyn Disk, offset: u64) -> (u8, u64) {
     let mut word = [0; 8];
     disk.read_at(&mut word, offset).unwrap();
     let word = u64::from_be_bytes(word);

@@ -4,6 +4,7 @@
 
 mod built;
 mod tools;
+mod writing;
 
 use rehost_block::{Disk as _, Kind, Run};
 use rehost_volume::lvm::{PhysicalVolume, assemble};

@@ -158,21 +158,37 @@ fn times(a: u8, b: u8) -> u8 {
     })
 }
 
-/// Lays an array out: each row of `table` names a chunk, `P` or `Q` for every member, and the
-/// table repeats. Returns the array's bytes and those of its members.
-pub(crate) fn lay_out(table: &[&str]) -> (Vec<u8>, Vec<Vec<u8>>) {
+fn cells<'a>(table: &[&'a str]) -> (Vec<Vec<&'a str>>, usize) {
     let rows: Vec<Vec<&str>> = table.iter().map(|row| row.split(' ').collect()).collect();
     let numbers = rows
         .iter()
         .flatten()
         .filter_map(|cell| cell.parse::<usize>().ok());
     let period = numbers.max().unwrap() + 1;
+    (rows, period)
+}
+
+/// Lays an array of noise out: its bytes and those of its members.
+pub(crate) fn lay_out(table: &[&str]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let (rows, period) = cells(table);
+    let plain: Vec<u8> = (0..ROWS / rows.len() * period).flat_map(chunk).collect();
+    let images = lay_out_of(table, &plain);
+    (plain, images)
+}
+
+/// Lays `plain` out: each row of `table` names a chunk, `P` or `Q` for every member, and the table
+/// repeats. Returns the bytes of the members.
+pub(crate) fn lay_out_of(table: &[&str], plain: &[u8]) -> Vec<Vec<u8>> {
+    let (rows, period) = cells(table);
     let members = rows[0].len();
     let mut images = vec![Vec::new(); members];
     for row in 0..ROWS {
         let cells = &rows[row % rows.len()];
         let base = row / rows.len() * period;
-        let content = |cell: &str| chunk(base + cell.parse::<usize>().unwrap());
+        let content = |cell: &str| {
+            let nth = base + cell.parse::<usize>().unwrap();
+            plain[nth * CHUNK..][..CHUNK].to_vec()
+        };
         let data = |slot: usize| cells[slot] != "P" && cells[slot] != "Q";
         let q = cells.iter().position(|cell| *cell == "Q");
         for (slot, image) in images.iter_mut().enumerate() {
@@ -209,8 +225,7 @@ pub(crate) fn lay_out(table: &[&str]) -> (Vec<u8>, Vec<Vec<u8>>) {
             }
         }
     }
-    let plain = (0..ROWS / rows.len() * period).flat_map(chunk).collect();
-    (plain, images)
+    images
 }
 
 pub(crate) fn disk(bytes: Vec<u8>) -> Arc<dyn Disk> {

@@ -5,6 +5,7 @@
 
 mod built;
 mod damage;
+mod writing;
 
 use std::process::Command;
 

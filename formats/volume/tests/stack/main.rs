@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use rehost_block::{Disk, Memory, StorageDisk};
+use rehost_block::{Disk, DiskMut, Memory, Overlay, StorageDisk};
 use rehost_luks::Secret;
 use rehost_volume::stack::{Kind, Stack, Use};
 
@@ -77,11 +77,72 @@ fn a_volume_group_on_a_mirror_on_partitions_is_found() {
         assert_eq!(stack.nodes[4].form.as_deref(), Some("raid1"));
         let (root, disk) = stack.open().next().unwrap();
         assert_eq!((root.name.as_str(), root.size), ("vg/root", 3 << 19));
-        assert_eq!(lvm::origin(disk, 64), (0, 2 * (1 << 20) + 64));
+        assert_eq!(lvm::origin(&**disk, 64), (0, 2 * (1 << 20) + 64));
         let json = serde_json::to_value(&stack).unwrap();
         assert_eq!(json["nodes"][4]["usage"], "LVM2_member");
         assert_eq!(json["nodes"][5]["kind"], "lvm");
     }
+}
+
+fn over(images: Vec<Vec<u8>>) -> Vec<(String, Arc<dyn DiskMut>)> {
+    let write = |(name, disk)| (name, Arc::new(Overlay::in_memory(disk)) as Arc<dyn DiskMut>);
+    named(images).into_iter().map(write).collect()
+}
+
+fn readable(disks: &[(String, Arc<dyn DiskMut>)]) -> Vec<(String, Arc<dyn Disk>)> {
+    let read = |(name, disk): &(String, Arc<dyn DiskMut>)| {
+        (name.clone(), Arc::clone(disk) as Arc<dyn Disk>)
+    };
+    disks.iter().map(read).collect()
+}
+
+#[test]
+fn what_is_written_to_a_volume_is_on_both_halves_of_its_mirror() {
+    for version in ["0.90", "1.0", "1.2"] {
+        let disks = over(mirrored(version));
+        let stack = Stack::find_mut(&disks, &[]).unwrap();
+        let writer = stack.writer("vg/root").unwrap();
+        writer.write_at(b"written through", 70_000).unwrap();
+        let disks = readable(&disks);
+        for half in 0..2 {
+            let found = Stack::find(&disks[half..=half], &[]).unwrap();
+            let (_, root) = found.named("vg/root").unwrap();
+            let mut bytes = [0; 15];
+            let disk = root.disk.as_ref().unwrap();
+            disk.read_at(&mut bytes, 70_000).unwrap();
+            assert_eq!(&bytes, b"written through", "{version} half {half}");
+        }
+        let both = Stack::find(&disks, &[]).unwrap();
+        let names = |stack: &Stack| -> Vec<String> {
+            stack.nodes.iter().map(|node| node.name.clone()).collect()
+        };
+        assert_eq!(names(&both), names(&stack));
+        assert!(both.nodes.iter().all(|node| node.damage.is_empty()));
+    }
+}
+
+#[test]
+fn nodes_that_cannot_be_written_say_why() {
+    let all = mirrored("1.2");
+    let stack = Stack::find_mut(&over(all.clone()), &[]).unwrap();
+    for (name, said) in [
+        ("sda", "sda is used as dos"),
+        ("sda:1", "1 is used as linux_raid_member"),
+        ("md-30313233-3435-3637-3839-616263646566", "used as LVM2_member"),
+        ("1", "the name of several volumes; say which: sda:1, sdb:1"),
+        ("vg/tmp", "there is no volume vg/tmp; there are: sda, 1, sdb"),
+    ] {
+        let error = stack.writer(name).unwrap_err();
+        assert_eq!(error.kind(), rehost_block::Kind::Usage, "{name}");
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    let half = Stack::find_mut(&over(all[..1].to_vec()), &[]).unwrap();
+    let error = half.writer("vg/root").unwrap_err();
+    assert_eq!(error.kind(), rehost_block::Kind::Unsupported);
+    assert!(error.to_string().contains("slot 1 is missing"), "{error}");
+    let reading = Stack::find(&named(all), &[]).unwrap();
+    let error = reading.writer("vg/root").unwrap_err();
+    assert!(error.to_string().contains("for reading only"), "{error}");
 }
 
 #[test]
@@ -127,8 +188,18 @@ fn encrypted_volumes_are_opened_with_the_right_secret_and_named_without() {
         assert_eq!(stack.open().count(), 0);
     }
     let secrets = [Secret::passphrase("wrong"), Secret::passphrase("right")];
-    let stack = Stack::find(&named(vec![image]), &secrets).unwrap();
+    let stack = Stack::find(&named(vec![image.clone()]), &secrets).unwrap();
     let (plain, disk) = stack.open().next().unwrap();
     assert_eq!((plain.kind, disk.size()), (Kind::Crypt, 18 << 20));
     assert_eq!(plain.uuid, stack.nodes[1].usage_uuid);
+    assert_eq!(stack.named(plain.uuid.as_deref().unwrap()).unwrap().0, 2);
+    let disks = over(vec![image]);
+    let stack = Stack::find_mut(&disks, &secrets).unwrap();
+    let writer = stack.writer(&plain.name).unwrap();
+    writer.write_at(b"secret", 1 << 20).unwrap();
+    let again = Stack::find(&readable(&disks), &secrets).unwrap();
+    let mut bytes = [0; 6];
+    let (_, disk) = again.open().next().unwrap();
+    disk.read_at(&mut bytes, 1 << 20).unwrap();
+    assert_eq!(&bytes, b"secret");
 }
