@@ -59,6 +59,12 @@ impl Backing {
         Self { disk, way }
     }
 
+    /// `disk`, which is made of this one and is not written because of `why`.
+    pub(crate) fn unwritten(&self, disk: Arc<dyn Disk>, why: &str) -> Self {
+        let way = self.clone().shut(why).way;
+        Self { disk, way }
+    }
+
     /// The same, not to be written because of `why`: a sentence without its subject.
     pub(crate) fn shut(self, why: &str) -> Self {
         let way = match self.way {
@@ -79,9 +85,7 @@ impl Backing {
     /// `len` bytes of it from byte `start`.
     pub(crate) fn window(&self, start: u64, len: u64) -> Result<Self> {
         let way = match &self.way {
-            Way::Open(disk) => {
-                Way::Open(Arc::new(WindowMut::new(Arc::clone(disk), start, len)?))
-            }
+            Way::Open(disk) => Way::Open(Arc::new(WindowMut::new(Arc::clone(disk), start, len)?)),
             other => other.clone(),
         };
         Ok(Self {

@@ -61,6 +61,9 @@ pub enum Use {
     /// An encrypted volume.
     #[serde(rename = "crypto_LUKS")]
     Luks,
+    /// A thin pool of LVM: its volumes have nodes of their own.
+    #[serde(rename = "thin-pool")]
+    ThinPool,
 }
 
 impl Use {
@@ -74,6 +77,7 @@ impl Use {
             Self::Lvm => "LVM2_member",
             Self::Raid => "linux_raid_member",
             Self::Luks => "crypto_LUKS",
+            Self::ThinPool => "thin-pool",
         }
     }
 }
@@ -131,9 +135,7 @@ impl Node {
                 self.name
             )));
         };
-        backing
-            .writer()
-            .map_err(|error| error.in_file(&self.name))
+        backing.writer().map_err(|error| error.in_file(&self.name))
     }
 }
 
@@ -217,8 +219,10 @@ impl Stack {
             }
             let all = std::iter::once(node).chain(others);
             let known: Vec<String> = all.flat_map(|node| self.long_names(node)).collect();
-            return Err(Error::usage(format!("{name} is the name of several volumes"))
-                .hint(format!("say which: {}", known.join(", "))));
+            return Err(
+                Error::usage(format!("{name} is the name of several volumes"))
+                    .hint(format!("say which: {}", known.join(", "))),
+            );
         }
         let known: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         Err(Error::usage(format!("there is no volume {name}"))

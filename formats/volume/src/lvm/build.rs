@@ -9,6 +9,7 @@ use super::assemble::absent;
 use super::group::{Area, Group, Kind, Logical, Segment};
 use super::leg;
 use super::text::broken;
+use super::thinned::Pools;
 use crate::backing::Backing;
 use crate::mapped::{Dealt, Joined, Piece, amount};
 
@@ -24,9 +25,10 @@ enum State {
 
 /// Builds the logical volumes of one group, each once.
 pub(super) struct Builder<'a> {
-    group: &'a Group,
+    pub(super) group: &'a Group,
     disks: BTreeMap<&'a str, Backing>,
     states: BTreeMap<&'a str, State>,
+    pub(super) pools: Pools<'a>,
     clashes: BTreeMap<&'a str, &'a str>,
     depth: usize,
 }
@@ -41,6 +43,8 @@ impl Kind {
             Self::Raid1 { .. } => "raid1",
             Self::Zero => "zero",
             Self::Snapshot { .. } => "snapshot",
+            Self::ThinPool(_) => "thin-pool",
+            Self::Thin { .. } => "thin",
             Self::Other(name) => name,
         }
     }
@@ -52,6 +56,7 @@ impl<'a> Builder<'a> {
             group,
             disks,
             states: BTreeMap::new(),
+            pools: Pools::new(),
             clashes: clashes(group),
             depth: 0,
         }
@@ -60,25 +65,38 @@ impl<'a> Builder<'a> {
     /// A volume that is meant for users.
     pub(super) fn visible(&mut self, volume: &'a Logical) -> Result<Backing> {
         let mut doubt = (!volume.writable).then_some("the volume is read-only (lvchange -p r)");
-        for snapshot in &self.group.logical {
-            for segment in &snapshot.segments {
-                if let Kind::Snapshot {
-                    store,
-                    origin,
-                    merging,
-                } = &segment.kind
-                {
-                    if *store == volume.name {
-                        return Err(refused(volume, &format!("a snapshot of {origin}")));
-                    }
-                    if *merging && *origin == volume.name {
-                        let what = "a volume that a snapshot is being merged into";
-                        return Err(refused(volume, what));
-                    }
-                    if *origin == volume.name {
+        let name = volume.name.as_str();
+        let all = self.group.logical.iter();
+        for segment in all.flat_map(|volume| &volume.segments) {
+            let (merged, read_through) = match &segment.kind {
+                Kind::Snapshot { store, origin, .. } if store == name => {
+                    return Err(refused(volume, &format!("a snapshot of {origin}")));
+                }
+                Kind::Snapshot {
+                    origin, merging, ..
+                } => {
+                    let own = origin == name;
+                    if own {
                         doubt = Some("the volume has a snapshot, which would change with it");
                     }
+                    (own && *merging, false)
                 }
+                Kind::Thin {
+                    origin,
+                    merges_into,
+                    ..
+                } => {
+                    let named = |other: &Option<String>| other.as_deref() == Some(name);
+                    (named(merges_into), named(origin))
+                }
+                _ => continue,
+            };
+            if merged {
+                let what = "a volume that a snapshot is being merged into";
+                return Err(refused(volume, what));
+            }
+            if read_through {
+                doubt = Some("a thin volume reads through to it, and would change with it");
             }
         }
         let built = self.volume(&volume.name, volume.at)?;
@@ -86,7 +104,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The volume called `name`, which is named at byte `at` of the metadata.
-    fn volume(&mut self, name: &str, at: u64) -> Result<Backing> {
+    pub(super) fn volume(&mut self, name: &str, at: u64) -> Result<Backing> {
         let group = self.group;
         let volume = group
             .logical
@@ -186,6 +204,11 @@ impl<'a> Builder<'a> {
                 Ok((piece, complete.doubt.or(doubt)))
             }
             Kind::Zero => Ok((Piece::Zero, None)),
+            Kind::Thin { .. } => {
+                let thin = self.thin(volume, segment, len)?;
+                Ok((Piece::Part(vec![(thin, 0)]), None))
+            }
+            Kind::ThinPool(_) => Err(refused(volume, "a thin pool, and no data but its volumes'")),
             Kind::Snapshot { .. } | Kind::Other(_) => {
                 Err(refused(volume, &format!("of type {}", segment.kind.name())))
             }
@@ -210,8 +233,9 @@ impl<'a> Builder<'a> {
             }
         }
         if parts.is_empty() {
-            return Err(first_error
-                .unwrap_or_else(|| broken("no leg of a mirror is complete", segment.at)));
+            return Err(
+                first_error.unwrap_or_else(|| broken("no leg of a mirror is complete", segment.at))
+            );
         }
         let doubt = first_error.map(|_| "a leg of the mirror is not there");
         Ok((Piece::Part(parts), doubt))
@@ -253,7 +277,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn refused(volume: &Logical, what: &str) -> Error {
+pub(super) fn refused(volume: &Logical, what: &str) -> Error {
     Error::unsupported(format!("{} is {what}, which cannot be read", volume.name))
         .in_structure("LVM2 metadata")
         .at(volume.at)

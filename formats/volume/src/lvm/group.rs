@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rehost_block::Result;
 
-use super::text::{Section, Value, broken, parse};
+use super::text::{Node, Section, Value, broken, parse};
 
 /// Segments of one logical volume. Ours.
 const MOST_SEGMENTS: usize = 65_536;
@@ -81,8 +81,33 @@ pub(crate) enum Kind {
         origin: String,
         merging: bool,
     },
+    /// Blocks that are given to thin volumes as they are written.
+    ThinPool(ThinPool),
+    /// A volume whose blocks are in a pool.
+    Thin {
+        pool: String,
+        /// Its number in the pool's metadata.
+        device: u64,
+        /// What it reads as where it has no block.
+        origin: Option<String>,
+        /// The volume that this one, a snapshot of it, takes the place of when it is next used.
+        merges_into: Option<String>,
+    },
     /// Anything else, by LVM's name for it.
     Other(String),
+}
+
+/// Where a thin pool keeps what.
+#[derive(Debug)]
+pub(crate) struct ThinPool {
+    pub(crate) data: String,
+    pub(crate) metadata: String,
+    /// Bytes per block.
+    pub(crate) chunk: u64,
+    /// Changes of the pool that LVM knows of.
+    pub(crate) transaction: u64,
+    /// Whether the last of them waits until the pool is next used.
+    pub(crate) pending: bool,
 }
 
 /// A place on a physical volume, or in a logical one: name and extent.
@@ -208,6 +233,13 @@ fn parse_segment(section: &Section<'_>) -> Result<Segment> {
                 merging: merging.is_some(),
             }
         }
+        "thin-pool" => Kind::ThinPool(parse_pool(section)?),
+        "thin" => Kind::Thin {
+            pool: section.text("thin_pool")?.to_owned(),
+            device: section.number("device_id")?,
+            origin: section.text_if("external_origin").map(str::to_owned),
+            merges_into: section.text_if("merge").map(str::to_owned),
+        },
         other => Kind::Other(other.to_owned()),
     };
     Ok(Segment {
@@ -215,6 +247,20 @@ fn parse_segment(section: &Section<'_>) -> Result<Segment> {
         extents: section.number("extent_count")?,
         kind,
         at: section.at,
+    })
+}
+
+fn parse_pool(section: &Section<'_>) -> Result<ThinPool> {
+    let chunk = section.number("chunk_size")?.checked_mul(512);
+    let message = |node: &Node| node.name.starts_with("message");
+    Ok(ThinPool {
+        data: section.text("pool")?.to_owned(),
+        metadata: section.text("metadata")?.to_owned(),
+        chunk: chunk
+            .filter(|bytes| *bytes != 0)
+            .ok_or_else(|| broken("chunk_size is impossible", section.at))?,
+        transaction: section.number("transaction_id")?,
+        pending: section.nodes.iter().any(message),
     })
 }
 

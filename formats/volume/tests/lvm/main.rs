@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod built;
+mod thin;
 mod tools;
 mod writing;
 
@@ -125,18 +126,35 @@ fn what_is_not_read_is_refused_by_name() {
         volume("root", ", \"VISIBLE\"", &[&linear(0, 1, "pv0", 0)]),
         volume("snap", ", \"VISIBLE\"", &[&linear(0, 1, "pv0", 1)]),
         volume("snapshot0", "", &["start_extent = 0\nextent_count = 1\ntype = \"snapshot\"\nchunk_size = 8\norigin = \"root\"\ncow_store = \"snap\""]),
-        volume("thin", ", \"VISIBLE\"", &["start_extent = 0\nextent_count = 9\ntype = \"thin\"\nthin_pool = \"pool\"\ntransaction_id = 0\ndevice_id = 1"]),
     ]
-    .concat();
+    .into_iter()
+    .chain(UNREAD.map(|kind| {
+        let text = format!("start_extent = 0\nextent_count = 9\ntype = \"{kind}\"");
+        volume(&format!("of_{kind}"), ", \"VISIBLE\"", &[&text])
+    }))
+    .collect::<String>();
     let group = made(1, &logical);
     assert!(group.volumes[0].disk.is_ok());
     let (kind, text) = why(&group, "snap");
     assert_eq!(kind, Kind::Unsupported);
     assert!(text.contains("snap is a snapshot of root"), "{text}");
-    let (kind, text) = why(&group, "thin");
-    assert_eq!(kind, Kind::Unsupported);
-    assert!(text.contains("of type thin"), "{text}");
+    for name in UNREAD {
+        let (kind, text) = why(&group, &format!("of_{name}"));
+        assert_eq!(kind, Kind::Unsupported);
+        assert!(text.contains(&format!("of type {name}, which")), "{text}");
+    }
 }
+
+const UNREAD: [&str; 8] = [
+    "cache",
+    "cache-pool",
+    "writecache",
+    "vdo",
+    "vdo-pool",
+    "raid5_ls",
+    "raid6_zr",
+    "raid10",
+];
 
 #[test]
 fn volumes_that_lie_about_their_extents_cost_only_themselves() {

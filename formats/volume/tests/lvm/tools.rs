@@ -1,10 +1,12 @@
 //! Groups made by the LVM tools (as root, on loop devices, without the kernel's device mapper).
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use rehost_block::{Disk, File, StorageDisk};
+use rehost_block::{Disk, DiskMut, File, Overlay, StorageDisk};
+use rehost_volume::lvm::{PhysicalVolume, assemble};
 
 use crate::built::{MIB, origin, patterned, read_group};
 
@@ -121,7 +123,7 @@ fn lvm2_made_groups_read_where_lvs_says_their_extents_are() {
         (name.as_str(), 2)
     );
     assert!(group.damage.is_empty(), "{:?}", group.damage);
-    let mut compared = 0;
+    let mut places = Vec::new();
     for line in said.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |nth: usize| words[nth].parse::<u64>().unwrap();
@@ -148,8 +150,58 @@ fn lvm2_made_groups_read_where_lvs_says_their_extents_are() {
             let (nth, first) = areas[turn as usize];
             let place = (nth, MIB + first * MIB + within);
             assert_eq!(origin(disk, start + step), place, "{} at {step}", words[0]);
-            compared += 1;
+            places.push((words[0], start + step, place));
         }
     }
-    assert_eq!(compared, 16 * 256);
+    assert_eq!(places.len(), 16 * 256);
+    write_all(&files);
+    for (volume, at, (nth, place)) in places {
+        let mut found = [0; 8];
+        let file = std::fs::File::open(&files[usize::from(nth)]).unwrap();
+        file.read_exact_at(&mut found, place).unwrap();
+        assert_eq!(found, word(volume, at), "{volume} at {at}");
+    }
+    run(&["vgck", &name]);
+    for device in &names {
+        run(&["pvck", device]);
+    }
+}
+
+/// What is written at byte `at` of a volume.
+fn word(volume: &str, at: u64) -> [u8; 8] {
+    (at << 8 | u64::from(volume.as_bytes()[0])).to_le_bytes()
+}
+
+/// Fills every volume of the group on `files` through an overlay, and the files with what that
+/// has changed.
+fn write_all(files: &[PathBuf]) {
+    let overlays: Vec<Arc<Overlay>> = files
+        .iter()
+        .map(|path| {
+            let file = Arc::new(File::open(path).unwrap());
+            Arc::new(Overlay::in_memory(Arc::new(StorageDisk::new(file))))
+        })
+        .collect();
+    let physical: Vec<PhysicalVolume> = overlays
+        .iter()
+        .map(|overlay| {
+            let disk: Arc<dyn DiskMut> = overlay.clone();
+            PhysicalVolume::read(&disk).unwrap().unwrap()
+        })
+        .collect();
+    let group = assemble(&physical).remove(0).unwrap();
+    for volume in &group.volumes {
+        let writer = volume.disk.as_ref().unwrap().writer().unwrap();
+        let words = (0..volume.size).step_by(8);
+        let bytes: Vec<u8> = words.flat_map(|at| word(&volume.name, at)).collect();
+        writer.write_at(&bytes, 0).unwrap();
+    }
+    for (overlay, path) in overlays.iter().zip(files) {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        for range in overlay.written() {
+            let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap()];
+            overlay.read_at(&mut bytes, range.start).unwrap();
+            file.write_all_at(&bytes, range.start).unwrap();
+        }
+    }
 }

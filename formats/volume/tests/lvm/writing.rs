@@ -162,9 +162,19 @@ fn volumes_that_writing_would_harm_are_refused_by_name() {
     let logical = [
         volume("root", ", \"VISIBLE\"", &[&linear(0, 1, "pv0", 0)]),
         volume("snap", ", \"VISIBLE\"", &[&linear(0, 1, "pv0", 1)]),
-        volume("snapshot0", "", &["start_extent = 0\nextent_count = 1\ntype = \"snapshot\"\nchunk_size = 8\norigin = \"root\"\ncow_store = \"snap\""]),
+        volume(
+            "snapshot0",
+            "",
+            &[
+                "start_extent = 0\nextent_count = 1\ntype = \"snapshot\"\nchunk_size = 8\norigin = \"root\"\ncow_store = \"snap\"",
+            ],
+        ),
         volume("still", ", \"VISIBLE\"", &[&linear(0, 1, "pv0", 2)]).replace(", \"WRITE\"", ""),
-        volume("holey", ", \"VISIBLE\"", &["start_extent = 0\nextent_count = 1\ntype = \"zero\""]),
+        volume(
+            "holey",
+            ", \"VISIBLE\"",
+            &["start_extent = 0\nextent_count = 1\ntype = \"zero\""],
+        ),
     ];
     let disks = over(&images(1, &logical.concat()));
     refused(&disks, "root", "has a snapshot");
