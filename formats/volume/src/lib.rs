@@ -5,9 +5,9 @@
 //! [`lvm`] puts volume groups together and [`md`] arrays, from any number of disks;
 //! [`stack::Stack`] finds all of that at once, and LUKS volumes, and is what tools print.
 //!
-//! Left out on purpose: BSD
-//! disklabels and Sun tables (such a disk shows up as one whole-disk volume), writing of tables,
-//! GPT entries of another size than 128 bytes (refused by name).
+//! Left out on purpose: BSD disklabels, the tables of Solaris, Sun, SGI, AIX, Apple and Amiga, and
+//! dynamic disks of Windows (named; the partitions or the whole disk around them stay usable), and
+//! writing of tables.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -26,6 +26,7 @@ mod mapped;
 mod mbr;
 pub mod md;
 mod scan;
+mod signs;
 pub mod stack;
 
 pub use backing::Backing;

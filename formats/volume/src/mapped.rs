@@ -55,7 +55,10 @@ pub(crate) struct Mapped<P>(pub(crate) P);
 impl<P: Plan> Mapped<P> {
     /// Refuses a range that reaches past the end.
     pub(crate) fn check(&self, offset: u64, len: u64) -> Result<()> {
-        if offset.checked_add(len).is_none_or(|end| end > self.0.size()) {
+        if offset
+            .checked_add(len)
+            .is_none_or(|end| end > self.0.size())
+        {
             return Err(Error::usage("range reaches past the end of the disk").at(offset));
         }
         Ok(())

@@ -1,17 +1,21 @@
 //! The DOS partition table: four entries in sector 0 and the chain of extended boot records.
 //!
 //! After Linux `block/partitions/msdos.c` and util-linux' documentation of `PARTUUID`: numbering,
-//! what an extended boot record may hold, and which boot sectors are not tables.
+//! what an extended boot record may hold, and which boot sectors are not tables. A table counts in
+//! sectors of its disk and does not say how large they are: 512 bytes, unless only 4096 make sense.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rehost_block::{Disk, Fields, Result};
 
-use crate::{Layout, Table, Volume};
+use crate::{Layout, Table, Volume, signs};
 
-/// Bytes per sector. A DOS table does not say; 512 is what every disk that has one presents.
+/// Bytes of a boot record, and of a sector unless it turns out otherwise.
 const SECTOR: u64 = 512;
+
+/// Bytes of the sectors that disks without the smaller ones present.
+const LARGE: u64 = 4096;
 
 /// Extended boot records followed on one disk. Linux stops at 100 without a partition between.
 const MOST_RECORDS: usize = 256;
@@ -130,10 +134,11 @@ pub(crate) fn layout(disk: &Arc<dyn Disk>, first: &Sector) -> Result<Layout> {
         0 => None,
         id => Some(format!("{id:08x}")),
     };
+    let sector = sector_size(disk, first)?;
     let mut found = Layout {
         table: Table::Mbr,
         id: signature,
-        sector: 512,
+        sector: u32::try_from(sector).unwrap_or(512),
         volumes: Vec::new(),
         damage: Vec::new(),
     };
@@ -149,6 +154,7 @@ pub(crate) fn layout(disk: &Arc<dyn Disk>, first: &Sector) -> Result<Layout> {
     }
     let mut chain = Chain {
         next: 5,
+        sector,
         seen: BTreeSet::new(),
     };
     for entry in extended {
@@ -157,9 +163,29 @@ pub(crate) fn layout(disk: &Arc<dyn Disk>, first: &Sector) -> Result<Layout> {
     Ok(found)
 }
 
+/// How large the sectors are that the table counts in. Where nothing that is known begins at the
+/// places that it means in sectors of 512 bytes, and something does in sectors of 4096, it is those.
+fn sector_size(disk: &Arc<dyn Disk>, first: &Sector) -> Result<u64> {
+    let entries = first.entries()?;
+    let mut large = false;
+    for entry in entries.into_iter().filter(|entry| entry.is_used()) {
+        let start = u64::from(entry.start);
+        if signs::begins(disk, start.saturating_mul(SECTOR))? {
+            return Ok(SECTOR);
+        }
+        let end = start.saturating_add(u64::from(entry.count));
+        if end.saturating_mul(LARGE) > disk.size() {
+            return Ok(SECTOR);
+        }
+        large = large || signs::begins(disk, start.saturating_mul(LARGE))?;
+    }
+    Ok(if large { LARGE } else { SECTOR })
+}
+
 fn push(found: &mut Layout, number: u32, start: u64, entry: Entry) {
-    let from = start.saturating_mul(SECTOR);
-    let len = u64::from(entry.count).saturating_mul(SECTOR);
+    let sector = u64::from(found.sector);
+    let from = start.saturating_mul(sector);
+    let len = u64::from(entry.count).saturating_mul(sector);
     found.volumes.push(Volume {
         number,
         range: from..from.saturating_add(len),
@@ -173,6 +199,7 @@ fn push(found: &mut Layout, number: u32, start: u64, entry: Entry) {
 /// The walk through the extended boot records.
 struct Chain {
     next: u32,
+    sector: u64,
     seen: BTreeSet<u64>,
 }
 
@@ -190,7 +217,7 @@ impl Chain {
                 ));
                 return Ok(());
             }
-            let Some(sector) = Sector::read_at(disk, here.saturating_mul(SECTOR))? else {
+            let Some(sector) = Sector::read_at(disk, here.saturating_mul(self.sector))? else {
                 found.damage.push(format!(
                     "the chain of logical partitions breaks off at sector {here}"
                 ));

@@ -257,21 +257,203 @@ fn a_hybrid_table_is_read_as_the_guid_table() {
 }
 
 #[test]
-fn unusual_entry_size_is_refused_by_name() {
+fn entries_of_other_sizes_are_read_where_the_specification_allows_them() {
     if !has("sfdisk") {
         return;
     }
-    let image = partitioned(10, "label: gpt\n2048,4096,L\n");
-    let mut bytes = std::fs::read(&image.path).unwrap();
-    let end = bytes.len();
-    for header in [512, end - 512] {
-        bytes[header + 84..header + 88].copy_from_slice(&256u32.to_le_bytes());
-        bytes[header + 16..header + 20].fill(0);
-        let crc = crc32fast::hash(&bytes[header..header + 92]);
-        bytes[header + 16..header + 20].copy_from_slice(&crc.to_le_bytes());
+    let image = partitioned(10, GPT_OF_THREE);
+    let whole = scan(&disk(&image.path)).unwrap();
+    let small = std::fs::read(&image.path).unwrap();
+    let end = small.len();
+    for (size, said) in [
+        (256, None),
+        (1024, None),
+        (192, Some("size of the entries")),
+        (64, Some("size of the entries")),
+        (1 << 31, Some("too many partition entries")),
+    ] {
+        let mut bytes = small.clone();
+        // Sixteen entries fit before the first partition and at the end at each of these sizes.
+        let mut entries = vec![0; 16 * 1024];
+        for nth in 0..16 {
+            let from = &small[1024 + nth * 128..1024 + (nth + 1) * 128];
+            let place = nth * size.min(1024);
+            entries[place..place + 128].copy_from_slice(from);
+        }
+        let len = 16 * size.min(1024);
+        bytes[1024..1024 + len].copy_from_slice(&entries[..len]);
+        bytes[end - 33 * 512..end - 33 * 512 + len].copy_from_slice(&entries[..len]);
+        for header in [512, end - 512] {
+            let put = |bytes: &mut [u8], at: usize, value: u32| {
+                bytes[header + at..header + at + 4].copy_from_slice(&value.to_le_bytes());
+            };
+            put(&mut bytes, 80, 16);
+            put(&mut bytes, 84, size as u32);
+            put(&mut bytes, 88, crc32fast::hash(&entries[..len]));
+            put(&mut bytes, 16, 0);
+            let crc = crc32fast::hash(&bytes[header..header + 92]);
+            put(&mut bytes, 16, crc);
+        }
+        match said {
+            None => assert_eq!(scan(&memory(bytes)).unwrap(), whole, "{size}"),
+            Some(said) => {
+                let error = scan(&memory(bytes)).unwrap_err();
+                assert_eq!(error.kind(), rehost_block::Kind::Corrupt);
+                assert!(error.to_string().contains(said), "{error}");
+            }
+        }
     }
-    let error = scan(&memory(bytes)).unwrap_err();
-    assert_eq!(error.kind(), rehost_block::Kind::Unsupported);
+}
+
+const GPT_OF_THREE: &str = "label: gpt\nstart=2048, size=2048, type=L, name=one\nsize=2048, type=U, name=two\nsize=2048, type=L, name=three\n";
+
+/// A disk of 64 MiB with sectors of 4096 bytes, partitioned by fdisk with these commands.
+fn of_large_sectors(commands: &str) -> Image {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk.raw");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(64 << 20).unwrap();
+    let mut child = Command::new("fdisk")
+        .args(["-b", "4096"])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(commands.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+    Image {
+        _folder: folder,
+        path,
+    }
+}
+
+#[test]
+fn a_guid_table_of_large_sectors_by_fdisk_is_read_from_either_copy() {
+    if !has("fdisk") {
+        return;
+    }
+    let image = of_large_sectors("g\nn\n1\n256\n1279\nn\n2\n2048\n4095\nw\n");
+    let layout = scan(&disk(&image.path)).unwrap();
+    assert_eq!((layout.table, layout.sector), (Table::Gpt, 4096));
+    let ranges: Vec<_> = layout.volumes.iter().map(|one| one.range.clone()).collect();
+    assert_eq!(ranges, [1 << 20..5 << 20, 8 << 20..16 << 20]);
+    assert!(layout.damage.is_empty(), "{:?}", layout.damage);
+    let mut bytes = std::fs::read(&image.path).unwrap();
+    for broken in [4096 + 30, 8192 + 40] {
+        bytes[broken] ^= 1;
+        let backup = scan(&memory(bytes.clone())).unwrap();
+        assert_eq!(backup.volumes, layout.volumes, "byte {broken}");
+        assert_eq!(backup.damage.len(), 1);
+        bytes[broken] ^= 1;
+    }
+    // A grown disk: the backup is where the primary header says, and not at the end.
+    bytes.resize(80 << 20, 0);
+    bytes[8192 + 40] ^= 1;
+    assert_eq!(scan(&memory(bytes)).unwrap().volumes, layout.volumes);
+}
+
+#[test]
+fn a_dos_table_of_large_sectors_is_known_by_what_begins_where() {
+    if !has("fdisk") {
+        return;
+    }
+    let image = of_large_sectors(
+        "o\nn\np\n1\n256\n1279\nn\ne\n2\n2048\n8191\nn\nl\n2304\n3327\nn\nl\n4096\n5119\nw\n",
+    );
+    let mut bytes = std::fs::read(&image.path).unwrap();
+    // The extended boot record is at the place that sectors of 4096 bytes mean.
+    let layout = scan(&memory(bytes.clone())).unwrap();
+    assert_eq!((layout.table, layout.sector), (Table::Mbr, 4096));
+    let found: Vec<_> = layout
+        .volumes
+        .iter()
+        .map(|one| (one.number, one.range.clone()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, 1 << 20..5 << 20),
+            (2, 8 << 20..32 << 20),
+            (5, 9 << 20..13 << 20),
+            (6, 16 << 20..20 << 20),
+        ]
+    );
+    // Something at a place that sectors of 512 bytes mean decides for those.
+    bytes[256 * 512..256 * 512 + 4].copy_from_slice(b"XFSB");
+    assert_eq!(scan(&memory(bytes)).unwrap().sector, 512);
+}
+
+#[test]
+fn tables_that_are_not_read_are_named() {
+    let zeroes = vec![0; 1 << 20];
+    let put = |places: &[(usize, &[u8])]| {
+        let mut bytes = zeroes.clone();
+        for (at, what) in places {
+            bytes[*at..at + what.len()].copy_from_slice(what);
+        }
+        scan(&memory(bytes)).unwrap()
+    };
+    let magic = &0x8256_4557_u32.to_le_bytes()[..];
+    let bsd = put(&[(512, magic), (644, magic)]);
+    assert_eq!(bsd.table, Table::None);
+    assert_eq!(
+        bsd.damage,
+        ["the disk has a BSD disklabel, which is not read"]
+    );
+    assert!(put(&[(512, magic)]).damage.is_empty());
+    for (place, what, said) in [
+        (512, &b"PM\0\0"[..], "an Apple partition map"),
+        (0, b"RDSK", "an Amiga rigid disk block"),
+        (3072, b"PRIVHEAD", "a database of Windows dynamic volumes"),
+    ] {
+        let layout = put(&[(place, what)]);
+        assert!(layout.damage[0].contains(said), "{:?}", layout.damage);
+    }
+    for (label, said) in [("sun", "a Sun disklabel"), ("sgi", "an SGI volume header")] {
+        if has("sfdisk") {
+            let image = partitioned(64, &format!("label: {label}\n"));
+            let layout = scan(&disk(&image.path)).unwrap();
+            assert!(layout.damage[0].contains(said), "{:?}", layout.damage);
+        }
+    }
+    if has("sfdisk") {
+        let image = partitioned(10, "label: dos\n2048,4096,a5\n8192,4096,bf\n");
+        let mut bytes = std::fs::read(&image.path).unwrap();
+        bytes[(2048 + 1) * 512..][..4].copy_from_slice(magic);
+        bytes[(2048 + 1) * 512 + 132..][..4].copy_from_slice(magic);
+        bytes[(8192 + 1) * 512 + 12..][..4].copy_from_slice(&0x600d_deee_u32.to_le_bytes());
+        let layout = scan(&memory(bytes)).unwrap();
+        let said = [
+            "partition 1 has a BSD disklabel, which is not read",
+            "partition 2 has a Solaris VTOC, which is not read",
+        ];
+        assert_eq!(layout.damage, said);
+    }
+}
+
+#[test]
+fn tables_that_others_made_are_read_or_named() {
+    let corpora = std::env::var_os("REHOST_CORPORA").map(PathBuf::from);
+    let folder = corpora.map(|root| root.join("util-linux-blkid/tests/ts/blkid/images-pt"));
+    let Some(folder) = folder.filter(|folder| folder.exists()) else {
+        println!("skipped: needs REHOST_CORPORA");
+        return;
+    };
+    for (name, said) in [
+        ("dos+bsd", "has a BSD disklabel"),
+        ("sgi", "an SGI volume header"),
+        ("sun", "a Sun disklabel"),
+    ] {
+        let image = folder.join(format!("{name}.img.xz"));
+        let out = Command::new("xz").arg("-dc").arg(image).output().unwrap();
+        let layout = scan(&memory(out.stdout)).unwrap();
+        let named = layout.damage.iter().any(|damage| damage.contains(said));
+        assert!(named, "{name}: {layout:?}");
+    }
 }
 
 #[test]

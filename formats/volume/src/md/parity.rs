@@ -155,7 +155,9 @@ impl Stripes {
             return Ok(None);
         };
         let mut bytes = vec![0; len];
-        member.disk().read_at(&mut bytes, start.saturating_add(at))?;
+        member
+            .disk()
+            .read_at(&mut bytes, start.saturating_add(at))?;
         Ok(Some(bytes))
     }
 

@@ -104,7 +104,11 @@ fn incomplete() -> Error {
 impl DiskMut for Mapped<Parity> {
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.check(offset, amount(data.len()))?;
-        let _alone = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self
+            .0
+            .writing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let stripes = &self.0.stripes;
         let row = usize::try_from(stripes.row()).unwrap_or(usize::MAX);
         let mut rest = data;
@@ -143,13 +147,19 @@ impl DiskMut for Mapped<Parity> {
                 // The parity of zeroes is zero: the same range of every member.
                 let from = stripe.saturating_mul(stripes.chunk);
                 let part = rows.saturating_mul(stripes.chunk);
-                let _alone = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
+                let _alone = self
+                    .0
+                    .writing
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 for (member, start) in stripes.members.iter().flatten() {
                     member.writer()?.zero_at(start.saturating_add(from), part)?;
                 }
                 at = at.saturating_add(rows.saturating_mul(stripes.row()));
             } else {
-                let to_row = stripes.row().saturating_sub(at.checked_rem(stripes.row()).unwrap_or(0));
+                let to_row = stripes
+                    .row()
+                    .saturating_sub(at.checked_rem(stripes.row()).unwrap_or(0));
                 let part = usize::try_from(left.min(to_row)).unwrap_or(STEP).min(STEP);
                 self.write_at(&vec![0; part], at)?;
                 at = at.saturating_add(amount(part));

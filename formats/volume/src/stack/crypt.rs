@@ -57,7 +57,11 @@ fn unlock(
 ) -> Result<Backing> {
     let key = header.unlock(storage, secret, &Limits::default())?;
     disk.layered(
-        |disk| Ok(Arc::new(LuksDisk::<dyn Disk>::new(path, disk, header, &key)?)),
+        |disk| {
+            Ok(Arc::new(LuksDisk::<dyn Disk>::new(
+                path, disk, header, &key,
+            )?))
+        },
         |disk| Ok(Arc::new(LuksDiskMut::new(path, disk, header, &key)?)),
     )
 }

@@ -115,11 +115,14 @@ impl<'a> Search<'a> {
                 own.uuid = Some(volume.uuid);
                 own.form = Some(volume.kind);
                 own.parents.clone_from(&parents);
+                let pool = own.form.as_deref() == Some("thin-pool");
+                own.usage = pool.then_some(Use::ThinPool);
                 let place = self.add(own)?;
                 match (found, volume.disk) {
                     (Some(disk), _) => {
                         self.look_into(place, &disk)?;
                     }
+                    (None, _) if pool => {}
                     (None, Err(error)) => self.note(place, error)?,
                     (None, Ok(_)) => {}
                 }
@@ -178,7 +181,11 @@ impl<'a> Search<'a> {
 
     fn partitions(&mut self, place: usize, disk: &Backing, layout: &Layout) -> Result<()> {
         let usage = match layout.table {
-            Table::None => return Ok(()),
+            Table::None => {
+                let damage = layout.damage.iter().cloned();
+                self.tell(place, |node| node.damage.extend(damage));
+                return Ok(());
+            }
             Table::Mbr => Use::Mbr,
             Table::Gpt => Use::Gpt,
         };

@@ -1,7 +1,7 @@
 //! Members that fell behind, arrays that cannot be relied upon, superblocks that lie.
 
 use proptest::prelude::*;
-use rehost_block::Kind;
+use rehost_block::{Disk as _, Kind};
 use rehost_volume::md::Member;
 
 use crate::built::{HEALTHY, Own, array, contents, disk};

@@ -10,7 +10,7 @@ mod writing;
 use std::process::Command;
 
 use proptest::prelude::*;
-use rehost_block::{Kind, Run};
+use rehost_block::{Disk as _, Kind, Run};
 use rehost_volume::md::Member;
 
 use built::{CHUNK, HEALTHY, Made, Own, array, chunk, contents, disk, lay_out, member};

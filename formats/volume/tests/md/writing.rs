@@ -40,9 +40,8 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 fn writable(images: &[Vec<u8>]) -> Vec<Arc<dyn DiskMut>> {
-    let over = |image: &Vec<u8>| -> Arc<dyn DiskMut> {
-        Arc::new(Overlay::in_memory(disk(image.clone())))
-    };
+    let over =
+        |image: &Vec<u8>| -> Arc<dyn DiskMut> { Arc::new(Overlay::in_memory(disk(image.clone()))) };
     images.iter().map(over).collect()
 }
 
@@ -232,7 +231,10 @@ fn a_write_past_the_end_changes_nothing() {
     let disks = writable(&all);
     let writer = put_together(&disks).disk.unwrap().writer().unwrap();
     let end = plain.len() as u64;
-    assert_eq!(writer.write_at(&[1; 9], end - 8).unwrap_err().kind(), Kind::Usage);
+    assert_eq!(
+        writer.write_at(&[1; 9], end - 8).unwrap_err().kind(),
+        Kind::Usage
+    );
     assert_eq!(writer.zero_at(end, 1).unwrap_err().kind(), Kind::Usage);
     assert!(writer.zero_at(u64::MAX, 2).is_err());
     reads_as(&disks, &plain, 1);

@@ -128,9 +128,15 @@ fn nodes_that_cannot_be_written_say_why() {
     for (name, said) in [
         ("sda", "sda is used as dos"),
         ("sda:1", "1 is used as linux_raid_member"),
-        ("md-30313233-3435-3637-3839-616263646566", "used as LVM2_member"),
+        (
+            "md-30313233-3435-3637-3839-616263646566",
+            "used as LVM2_member",
+        ),
         ("1", "the name of several volumes; say which: sda:1, sdb:1"),
-        ("vg/tmp", "there is no volume vg/tmp; there are: sda, 1, sdb"),
+        (
+            "vg/tmp",
+            "there is no volume vg/tmp; there are: sda, 1, sdb",
+        ),
     ] {
         let error = stack.writer(name).unwrap_err();
         assert_eq!(error.kind(), rehost_block::Kind::Usage, "{name}");
