@@ -37,7 +37,7 @@ impl From<&Arc<dyn Disk>> for Backing {
 impl From<&Arc<dyn DiskMut>> for Backing {
     fn from(disk: &Arc<dyn DiskMut>) -> Self {
         Self {
-            disk: Arc::clone(disk) as Arc<dyn Disk>,
+            disk: disk.clone(),
             way: Way::Open(Arc::clone(disk)),
         }
     }
@@ -54,7 +54,7 @@ impl Backing {
             .find(|part| !matches!(part.way, Way::Open(_)));
         let way = match barred {
             Some(part) => part.way.clone(),
-            None => Way::Open(Arc::clone(&disk) as Arc<dyn DiskMut>),
+            None => Way::Open(disk.clone()),
         };
         Self { disk, way }
     }
