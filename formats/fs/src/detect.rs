@@ -10,7 +10,7 @@ use rehost_block::{Disk, DiskMut, Error, Fields, Result};
 use serde::Serialize;
 
 use crate::ext4::uuid_text;
-use crate::{Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs};
+use crate::{Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs, XfsMut};
 
 /// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,6 +78,7 @@ pub fn open_mut(disk: Arc<dyn DiskMut>) -> Result<Arc<dyn FileSystemMut>> {
             ..
         }) => Ok(Arc::new(Ext4Mut::open(disk)?)),
         Some(Kind { name: "vfat", .. }) => Ok(Arc::new(FatMut::open(disk)?)),
+        Some(Kind { name: "xfs", .. }) => Ok(Arc::new(XfsMut::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be written",
             kind.name

@@ -25,4 +25,4 @@ pub use fat::{Fat, FatMut};
 pub use filesystem::{
     Attributes, DirEntry, FileKind, FileSystem, FileSystemMut, Identity, Inode, Stored,
 };
-pub use xfs::Xfs;
+pub use xfs::{Xfs, XfsMut};

@@ -32,11 +32,7 @@ pub(super) fn crc(
     }
     let f = Fields::new(raw, structure, offset);
     let stored = f.u32_le(at)?;
-    let after = raw.get(at.saturating_add(4)..).unwrap_or_default();
-    let sum = crc32c::crc32c_append(
-        crc32c::crc32c_append(crc32c::crc32c(f.bytes(0, at)?), &[0; 4]),
-        after,
-    );
+    let sum = sum(raw, at);
     if sum == stored {
         return Ok(());
     }
@@ -44,6 +40,14 @@ pub(super) fn crc(
         .corrupt(at, "checksum does not match")
         .mismatch(format!("{sum:#010x}"), format!("{stored:#010x}"))
         .hint(HEADER_HINT))
+}
+
+/// The checksum of a structure that keeps it at byte `at`.
+pub(super) fn sum(raw: &[u8], at: usize) -> u32 {
+    let before = raw.get(..at).unwrap_or_default();
+    let after = raw.get(at.saturating_add(4)..).unwrap_or_default();
+    let sum = crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]);
+    crc32c::crc32c_append(sum, after)
 }
 
 /// Where a version 5 block keeps what it says of itself.

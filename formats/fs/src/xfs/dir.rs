@@ -37,6 +37,11 @@ impl Listings {
         kept.get(&dir).cloned()
     }
 
+    pub(super) fn clear(&self) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clear();
+    }
+
     fn put(&self, dir: u64, listing: &Listing) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let held = kept

@@ -113,6 +113,11 @@ impl Node {
         Fields::new(&self.raw, NAME, self.offset)
     }
 
+    /// All its bytes.
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
     /// A corrupt-input error about this inode as a whole.
     pub(super) fn corrupt(&self, what: impl std::fmt::Display) -> Error {
         self.fields()

@@ -1,4 +1,4 @@
-//! XFS of versions 4 and 5, read.
+//! XFS of versions 4 and 5, read; and written (see `write`).
 //!
 //! Source: "XFS Algorithms & Data Structures" (third edition) and the structures of Linux
 //! `fs/xfs/libxfs/xfs_format.h`, `xfs_da_format.h` and `xfs_log_format.h`. Read: inodes of versions 1
@@ -6,10 +6,10 @@
 //! directories, symbolic links and extended attributes, `bigtime`, 64-bit extent counts, `meta_uuid`,
 //! parent pointers, the metadata directory. On version 5 checksum, UUID, owner and address of every
 //! block are verified where it is met. A log that is not clean is replayed in memory, over the disk
-//! (see `log`; version 5 only); what it changed is covered by the log's checksums, not by those of the blocks.
+//! (see `log`); what it changed is covered by the log's checksums, not by those of the blocks.
 //!
 //! Left out on purpose, and refused by name: realtime sections, logs on another device, directories
-//! of version 1, version 4 with a log to replay, filesystems marked as needing repair. Backup superblocks are `xfs_repair`'s business.
+//! of version 1, filesystems marked as needing repair. Backup superblocks are `xfs_repair`'s business.
 
 mod check;
 mod dir;
@@ -18,7 +18,10 @@ mod link;
 mod log;
 mod map;
 mod superblock;
+mod write;
 mod xattr;
+
+pub use self::write::XfsMut;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +53,8 @@ pub struct Xfs {
     replayed: Sectors,
     listings: Listings,
     mappings: Mutex<HashMap<u64, Arc<Mapping>>>,
+    /// Whether a log was replayed onto the disk itself.
+    settled: bool,
 }
 
 impl Xfs {
@@ -88,7 +93,21 @@ impl Xfs {
             replayed,
             listings: Listings::default(),
             mappings: Mutex::default(),
+            settled: false,
         }
+    }
+
+    /// Forgets what is known of single files: the disk has changed.
+    fn forget_files(&self) {
+        self.listings.clear();
+        let mut maps = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.clear();
+    }
+
+    /// Reads the superblock again: its counters have changed.
+    fn reload(&mut self) -> Result<()> {
+        self.sb = Superblock::read(self.blocks.disk(), Verify::Stored)?;
+        Ok(())
     }
 
     /// Whether the checksum of `len` bytes at byte `offset` of the disk counts.
@@ -150,7 +169,7 @@ impl FileSystem for Xfs {
             block_size: self.sb.block_size,
             size: self.sb.blocks.saturating_mul(block),
             free: self.sb.free_blocks.saturating_mul(block),
-            replayed: !self.replayed.is_empty(),
+            replayed: self.settled || !self.replayed.is_empty(),
         }
     }
 

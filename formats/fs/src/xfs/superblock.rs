@@ -9,15 +9,20 @@ use std::sync::Arc;
 use rehost_block::{Disk, Error, Fields, Result};
 
 use super::check::{self, HEADER_HINT};
-use crate::ext4::number::{div, length};
+use crate::ext4::number::{div, length, rem};
 
 const NAME: &str = "superblock";
 
 /// Bits of `sb_features_incompat`.
 mod incompat {
     pub(super) const FTYPE: u32 = 1 << 0;
+    pub(super) const SPARSE_INODES: u32 = 1 << 1;
     pub(super) const META_UUID: u32 = 1 << 2;
+    pub(super) const BIGTIME: u32 = 1 << 3;
     pub(super) const NEEDSREPAIR: u32 = 1 << 4;
+    pub(super) const NREXT64: u32 = 1 << 5;
+    pub(super) const PARENT: u32 = 1 << 7;
+    pub(super) const METADIR: u32 = 1 << 8;
     pub(super) const ZONED: u32 = 1 << 9;
     pub(super) const ZONE_GAPS: u32 = 1 << 10;
     /// ftype, sparse inodes, metadata uuid, bigtime, 64-bit extent counts, exchange range, parent
@@ -28,13 +33,53 @@ mod incompat {
 /// Bits of `sb_versionnum`.
 mod version {
     pub(super) const NUMBER: u16 = 0xf;
+    pub(super) const LOGV2: u16 = 0x0400;
     pub(super) const DIRV2: u16 = 0x2000;
     pub(super) const BORG: u16 = 0x4000;
     pub(super) const MOREBITS: u16 = 0x8000;
 }
 
+/// Bits of `sb_features_ro_compat`.
+mod ro_compat {
+    pub(super) const FREE_INODES: u32 = 1 << 0;
+    pub(super) const OWNERS: u32 = 1 << 1;
+    pub(super) const SHARED: u32 = 1 << 2;
+    pub(super) const INODE_BLOCKS: u32 = 1 << 3;
+}
+
 /// `sb_features2`: directory entries of a version 4 filesystem say what they name.
 const FEATURES2_FTYPE: u32 = 0x200;
+
+/// What a writer has to keep up to date, or to leave alone.
+#[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each feature bit of the format"
+)]
+pub(super) struct Features {
+    /// A tree of the chunks that have free inodes.
+    pub(super) free_inodes: bool,
+    /// A tree of which block belongs to whom (reverse map).
+    pub(super) owners: bool,
+    /// A tree of shared blocks (reflink).
+    pub(super) shared: bool,
+    /// Chunks of inodes may have holes.
+    pub(super) sparse_inodes: bool,
+    pub(super) bigtime: bool,
+    pub(super) nrext64: bool,
+    /// Every name is also an attribute of what it names.
+    pub(super) parent: bool,
+    /// Metadata files have a directory of their own.
+    pub(super) metadir: bool,
+    /// Blocks and inodes are counted for quotas.
+    pub(super) quota: bool,
+    /// Bits of `sb_features_ro_compat` that are unknown here.
+    pub(super) unknown_ro: u32,
+    /// Records of the log have version 2.
+    pub(super) log_v2: bool,
+    /// Bytes that a record of the log is a multiple of.
+    pub(super) log_unit: u32,
+}
 
 /// What the superblock says, checked.
 #[derive(Debug, Clone)]
@@ -65,6 +110,7 @@ pub(super) struct Superblock {
     /// First block of the log, as a block of the disk.
     pub(super) log_start: u64,
     pub(super) log_blocks: u32,
+    pub(super) features: Features,
 }
 
 impl Superblock {
@@ -151,6 +197,7 @@ impl Superblock {
             label: label.to_vec(),
             log_start: f.u64_be(48)?,
             log_blocks: f.u32_be(96)?,
+            features: features(f, v5, version, incompat)?,
         };
         if sb.log_start == 0 {
             return Err(f.unsupported(48, "log on another device"));
@@ -235,6 +282,15 @@ impl Superblock {
         (inside && first.checked_add(count)? <= self.blocks).then_some(first)
     }
 
+    /// The number that the filesystem gives to a block of the disk.
+    pub(super) fn number_of(&self, block: u64) -> u64 {
+        let per = u64::from(self.ag_blocks);
+        let high = div(block, per)
+            .checked_shl(u32::from(self.ag_block_log))
+            .unwrap_or(0);
+        high | rem(block, per)
+    }
+
     /// The block on the disk that holds inode `number`, and the byte in it where the inode begins.
     pub(super) fn place(&self, number: u64) -> Option<(u64, u64)> {
         let log = u32::from(self.inodes_per_block_log);
@@ -252,6 +308,28 @@ impl Superblock {
     pub(super) fn block_len(&self) -> Result<usize> {
         length(u64::from(self.block_size))
     }
+}
+
+fn features(f: &Fields<'_>, v5: bool, version: u16, incompat: u32) -> Result<Features> {
+    let ro = if v5 { f.u32_be(212)? } else { 0 };
+    let known =
+        ro_compat::FREE_INODES | ro_compat::OWNERS | ro_compat::SHARED | ro_compat::INODE_BLOCKS;
+    let log_v2 = version & version::LOGV2 != 0;
+    let (log_sector, log_unit) = (u32::from(f.u16_be(194)?), f.u32_be(196)?);
+    Ok(Features {
+        free_inodes: ro & ro_compat::FREE_INODES != 0,
+        owners: ro & ro_compat::OWNERS != 0,
+        shared: ro & ro_compat::SHARED != 0,
+        sparse_inodes: incompat & incompat::SPARSE_INODES != 0,
+        bigtime: incompat & incompat::BIGTIME != 0,
+        nrext64: incompat & incompat::NREXT64 != 0,
+        parent: incompat & incompat::PARENT != 0,
+        metadir: incompat & incompat::METADIR != 0,
+        quota: f.u16_be(176)? != 0,
+        unknown_ro: ro & !known,
+        log_v2,
+        log_unit: log_sector.max(if log_v2 { log_unit } else { 0 }).max(512),
+    })
 }
 
 fn check_features(f: &Fields<'_>, v5: bool) -> Result<()> {

@@ -18,8 +18,12 @@ const MOST_BLOCKS: u64 = 2048;
 /// Sectors that a log may change, at most (ours): 256 MiB.
 const MOST_SECTORS: usize = 512 << 10;
 
-/// Buffer flags: only links between unlinked inodes changed; quotas of users, projects, groups.
-const NOT_READ: u16 = 0x1 | 0x4 | 0x8 | 0x10;
+/// Buffer flag: only the links between unlinked inodes changed.
+const LINKS: u16 = 0x1;
+/// Buffer flags: quotas of users, projects, groups.
+pub(super) const QUOTAS: u16 = 0x4 | 0x8 | 0x10;
+/// Where an inode keeps the next unlinked one.
+const NEXT_UNLINKED: usize = 96;
 
 /// A replay in progress.
 pub(super) struct Replay<'a> {
@@ -28,6 +32,9 @@ pub(super) struct Replay<'a> {
     changed: Sectors,
     /// Buffers that a later item frees, by block and length, and how often.
     cancels: BTreeMap<(u64, u64), u32>,
+    /// Buffers and inodes that changed, by byte offset: length, and the transaction that was last.
+    pub(super) buffers: BTreeMap<u64, (usize, u64)>,
+    pub(super) inodes: BTreeMap<u64, u64>,
 }
 
 impl<'a> Replay<'a> {
@@ -37,6 +44,8 @@ impl<'a> Replay<'a> {
             view: Arc::new(Overlay::in_memory(Arc::clone(disk))),
             changed: Sectors::new(),
             cancels: BTreeMap::new(),
+            buffers: BTreeMap::new(),
+            inodes: BTreeMap::new(),
         }
     }
 
@@ -107,7 +116,8 @@ impl<'a> Replay<'a> {
             return Ok(());
         }
         let f = item.format()?;
-        if f.u16_le(4)? & NOT_READ != 0 || self.is_cancelled(block, blocks) {
+        let flags = f.u16_le(4)?;
+        if flags & QUOTAS != 0 || self.is_cancelled(block, blocks) {
             return Ok(());
         }
         let offset = block.saturating_mul(512);
@@ -132,19 +142,49 @@ impl<'a> Replay<'a> {
             if !dirty(chunk) || at.saturating_add(region.len()) > size || region.is_empty() {
                 return Err(corrupt("buffer has regions that its map does not know"));
             }
-            self.write(offset.saturating_add(wide(at)), region)?;
+            if flags & LINKS == 0 {
+                self.write(offset.saturating_add(wide(at)), region)?;
+            } else {
+                self.links(offset, at, region)?;
+            }
             chunk = chunk.saturating_add(region.len().div_ceil(CHUNK));
+        }
+        self.buffers.insert(offset, (size, lsn));
+        Ok(())
+    }
+
+    /// Takes the links between unlinked inodes, and nothing else, from `region`, which belongs at byte
+    /// `at` of the buffer at `offset`.
+    fn links(&mut self, offset: u64, at: usize, region: &[u8]) -> Result<()> {
+        let size = usize::from(self.sb.inode_size);
+        let end = at.saturating_add(region.len());
+        let first = NEXT_UNLINKED.saturating_add(at.next_multiple_of(size).saturating_sub(size));
+        for place in (first..end).step_by(size) {
+            let link = place
+                .checked_sub(at)
+                .and_then(|from| region.get(from..from.saturating_add(4)));
+            if let Some(link) = link {
+                let link = link.to_vec();
+                self.write(offset.saturating_add(wide(place)), &link)?;
+            }
         }
         Ok(())
     }
 
     /// Whether the version 5 block at byte `offset` was written after `lsn`.
     fn is_newer(&self, offset: u64, lsn: u64) -> Result<bool> {
+        if !self.sb.v5 {
+            return Ok(false);
+        }
         let raw = self.read(offset, 512)?;
         let f = Fields::new(&raw, "metadata block", offset);
-        // Where blocks that are read here keep the number and their UUID.
+        // Where a block keeps the number and its UUID.
         let (at, uuid) = match (f.bytes(0, 4)?, f.u16_be(8)?) {
             (b"XFSB", _) => (240, None),
+            (b"XAGF", _) => (208, Some(64)),
+            (b"XAGI", _) => (320, Some(296)),
+            (b"XAFL", _) => (24, Some(8)),
+            (b"AB3B" | b"AB3C" | b"IAB3" | b"FIB3" | b"RMB3" | b"R3FC", _) => (24, Some(32)),
             (b"XDB3" | b"XDD3" | b"XDF3", _) => (16, Some(24)),
             (b"BMA3", _) => (32, Some(40)),
             (b"XSLM", _) => (48, Some(16)),
@@ -165,6 +205,7 @@ impl<'a> Replay<'a> {
         let (group, within) = (u64::from(f.u32_be(4)?), u64::from(f.u32_be(8)?));
         let (count, size) = (u64::from(f.u32_be(12)?), u64::from(f.u32_be(16)?));
         let blocks = u64::from(f.u32_be(20)?);
+        let generation = f.array::<4>(24)?;
         let room = blocks.saturating_mul(self.sb.block_size.into());
         let number = group
             .checked_shl(u32::from(self.sb.ag_block_log))
@@ -188,8 +229,9 @@ impl<'a> Replay<'a> {
             }
             let mut raw = vec![0; usize::from(self.sb.inode_size)];
             let own = inode.saturating_add(nth);
-            let places: [(usize, &[u8]); 4] = [
+            let places: [(usize, &[u8]); 5] = [
                 (0, b"IN\0\0\x03"),
+                (92, &generation),
                 (96, &[0xff; 4]),
                 (152, &own.to_be_bytes()),
                 (160, &self.sb.meta_uuid),
@@ -199,6 +241,8 @@ impl<'a> Replay<'a> {
                 let target = raw.get_mut(at..end).unwrap_or_default();
                 target.copy_from_slice(bytes);
             }
+            // Not written by a transaction yet.
+            self.inodes.insert(at, 0);
             self.write(at, &raw)?;
         }
         Ok(())

@@ -9,13 +9,15 @@
 //!
 //! Left out because no reader sees it: quotas, the list of unlinked inodes, allocation groups' own
 //! trees after an unfinished free, reverse-map or reference-count intent. Refused by name: intents
-//! that leave a file's mapping or attributes unfinished, logs of version 4 (no kernel was at hand to
-//! judge their replay), unknown items, logs of big-endian hosts,
-//! and more live log than memory should hold.
+//! that leave a file's mapping or attributes unfinished, unknown items, logs of big-endian hosts, and
+//! more live log than memory should hold. Before a filesystem is written its log is replayed onto the
+//! disk (`settle`), where more is refused; what is written goes through the log again (`append`).
 
+pub(super) mod append;
 mod apply;
 mod inode;
 mod ring;
+mod settle;
 mod transaction;
 
 use std::collections::BTreeSet;
@@ -23,8 +25,11 @@ use std::sync::Arc;
 
 use rehost_block::{Disk, Error, Result};
 
+pub(super) use self::append::{Appended, Changed};
 use self::apply::Replay;
-use self::ring::Ring;
+pub(super) use self::ring::Position;
+use self::ring::{Record, Ring};
+pub(super) use self::settle::settle;
 use self::transaction::{Item, Transaction, kind};
 use super::Sectors;
 use super::superblock::Superblock;
@@ -42,27 +47,32 @@ pub(super) fn replay(
     sb: &Superblock,
     disk: &Arc<dyn Disk>,
 ) -> Result<Option<(Arc<dyn Disk>, Sectors)>> {
-    let Some(records) = Ring::new(sb, disk).live()? else {
+    let Some(records) = Ring::new(sb, disk).survey()?.live else {
         return Ok(None);
     };
-    if !sb.v5 {
-        return Err(unsupported(
-            "is not clean, on a version 4 filesystem".to_owned(),
-        ));
-    }
+    let replay = replayed(sb, disk, &records, check_noticed)?;
+    Ok(Some(replay.finish()))
+}
+
+/// The changes of `records`, which `check` may refuse.
+fn replayed<'a>(
+    sb: &'a Superblock,
+    disk: &Arc<dyn Disk>,
+    records: &[Record],
+    check: fn(&[Vec<Item<'_>>]) -> Result<()>,
+) -> Result<Replay<'a>> {
     let unknown = sb.log_incompat & !LOG_INCOMPAT_XATTRS;
     if unknown != 0 {
         return Err(unsupported(format!(
             "has unknown incompatible features {unknown:#x}"
         )));
     }
-    let transactions = transaction::assemble(&records)?;
-    drop(records);
+    let transactions = transaction::assemble(records)?;
     let items = transactions
         .iter()
         .map(Transaction::items)
         .collect::<Result<Vec<_>>>()?;
-    check_intents(&items)?;
+    check(&items)?;
     let mut replay = Replay::new(sb, disk);
     for item in items.iter().flatten() {
         replay.note_cancel(item)?;
@@ -75,14 +85,19 @@ pub(super) fn replay(
             }
         }
     }
-    Ok(Some(replay.finish()))
+    Ok(replay)
 }
 
 /// Fails when an intent that readers would notice has no done item.
-fn check_intents(items: &[Vec<Item<'_>>]) -> Result<()> {
+fn check_noticed(items: &[Vec<Item<'_>>]) -> Result<()> {
+    check_intents(items, kind::NOTICED)
+}
+
+/// Fails when one of these intents has no done item.
+fn check_intents(items: &[Vec<Item<'_>>], intents: &[(u16, u16, &str)]) -> Result<()> {
     let mut open = BTreeSet::new();
     for item in items.iter().flatten() {
-        let known = kind::NOTICED
+        let known = intents
             .iter()
             .find(|(intent, done, _)| item.kind == *intent || item.kind == *done);
         if let Some((intent, _, what)) = known {

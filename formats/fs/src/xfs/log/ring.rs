@@ -11,12 +11,12 @@ use rehost_block::{Disk, Error, Fields, Result};
 
 use super::super::superblock::Superblock;
 use super::{NAME, corrupt, unsupported};
-use crate::ext4::number::{div, index, length, rem, wide};
+use crate::ext4::number::{div, halves, index, length, rem, wide};
 
-const BB: u64 = 512;
-const MAGIC: u32 = 0xfeed_babe;
+pub(super) const BB: u64 = 512;
+pub(super) const MAGIC: u32 = 0xfeed_babe;
 /// Bytes of a record whose first words one header block holds.
-const PER_HEADER: u32 = 32 << 10;
+pub(super) const PER_HEADER: u32 = 32 << 10;
 /// Bytes of a record, at most (`XLOG_MAX_RECORD_BSIZE`).
 const MOST_RECORD: u32 = 256 << 10;
 /// Blocks of the largest record with its headers.
@@ -26,14 +26,16 @@ const IN_FLIGHT: u64 = 8;
 /// Live log that is held in memory, at most: our limit, an eighth of the largest log.
 const MOST_LIVE: u64 = 256 << 20;
 /// `h_fmt` of a little-endian Linux.
-const LITTLE_ENDIAN: u32 = 1;
+pub(super) const LITTLE_ENDIAN: u32 = 1;
 /// `oh_flags` of the operation that says the filesystem was unmounted.
-const UNMOUNT: u8 = 0x20;
+pub(super) const UNMOUNT: u8 = 0x20;
 
 /// One record, its content as it was before it was cut into stamped blocks.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) lsn: u64,
+    /// The block of its header.
+    at: u64,
     tail: u64,
     pub(super) operations: u32,
     pub(super) body: Vec<u8>,
@@ -69,28 +71,50 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// The records from the tail to the head; `None` when there is nothing to replay.
-    pub(super) fn live(&self) -> Result<Option<Vec<Record>>> {
+    /// What the log holds, and where it goes on.
+    pub(super) fn survey(&self) -> Result<Survey> {
         if self.blocks < MOST_BLOCKS {
             return Err(corrupt("is smaller than a record")
                 .mismatch(format!("at least {MOST_BLOCKS} blocks"), self.blocks));
         }
         let Some(mut head) = self.head()? else {
-            return Ok(None);
+            // As if a record had ended just before the ring's first block.
+            return Ok(Survey {
+                live: None,
+                position: Position { head: 0, cycle: 1 },
+                torn: None,
+            });
         };
+        let found = head;
         // Each cut takes the tail from another record, so the walk starts again.
         for _ in 0..=IN_FLIGHT {
             let last = self.last_before(head)?;
+            let survey = |live| Survey {
+                live,
+                position: self.after(&last, head),
+                torn: (head != found).then_some(found),
+            };
             if last.is_unmount() && last.next == head && last.intact {
-                return Ok(None);
+                return Ok(survey(None));
             }
             match self.walk(last.tail, head)? {
-                Walk::Whole(records) => return Ok(Some(records)),
+                Walk::Whole(records) => return Ok(survey(Some(records))),
                 Walk::Torn(at) if at != head => head = at,
                 Walk::Torn(_) => break,
             }
         }
         Err(corrupt("has no intact record before its head"))
+    }
+
+    /// The place `head` with the cycle that is written there after `last`.
+    fn after(&self, last: &Record, head: u64) -> Position {
+        let (_, cycle) = halves(last.lsn);
+        let cycle = if head > last.at {
+            cycle
+        } else {
+            cycle.saturating_add(1)
+        };
+        Position { head, cycle }
     }
 
     /// Block number `at` of the ring, for `at` below twice its length.
@@ -261,6 +285,7 @@ impl<'a> Ring<'a> {
         let next = self.wrap(at.saturating_add(headers).saturating_add(blocks));
         Ok(Some(Record {
             lsn: f.u64_be(16)?,
+            at,
             tail: f.u64_be(24)?,
             operations: f.u32_be(40)?,
             little_endian: f.u32_be(300)? == LITTLE_ENDIAN,
@@ -288,6 +313,24 @@ impl<'a> Ring<'a> {
         // The header is 4 bytes shorter on hosts that align 64-bit numbers to 4 bytes.
         Ok(stored == 0 || sum_of(328)? == stored || sum_of(324)? == stored)
     }
+}
+
+/// Where the log goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Position {
+    /// The block that is written next.
+    pub(in super::super) head: u64,
+    /// The pass over the ring in which it is written.
+    pub(in super::super) cycle: u32,
+}
+
+/// What a log holds.
+pub(super) struct Survey {
+    /// The records from the tail to the head; `None` when there is nothing to replay.
+    pub(super) live: Option<Vec<Record>>,
+    pub(super) position: Position,
+    /// Where the log ended before damaged records were cut off.
+    pub(super) torn: Option<u64>,
 }
 
 /// How a walk over the live records went.

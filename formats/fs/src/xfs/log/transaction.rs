@@ -17,6 +17,14 @@ pub(super) mod kind {
     pub(in super::super) const UNNOTICED: &[u16] = &[
         0x1236, 0x1237, 0x1238, 0x123d, 0x123e, 0x1240, 0x1241, 0x1242, 0x1243,
     ];
+    /// Those of them that only a writer must finish: as [`NOTICED`].
+    pub(in super::super) const UNFINISHED: &[(u16, u16, &str)] = &[
+        (0x1236, 0x1237, "release of blocks"),
+        (0x1240, 0x1241, "change of owners of blocks"),
+        (0x1242, 0x1243, "change of counts of shared blocks"),
+    ];
+    /// Changes of quotas.
+    pub(in super::super) const QUOTAS: &[u16] = &[0x123d, 0x123e];
     /// Intent, its end, and what is unfinished between them.
     pub(in super::super) const NOTICED: &[(u16, u16, &str)] = &[
         (0x1244, 0x1245, "change of a file's extents"),
@@ -26,20 +34,20 @@ pub(super) mod kind {
 }
 
 /// Flags of an operation.
-mod flag {
-    pub(super) const START: u8 = 0x01;
-    pub(super) const COMMIT: u8 = 0x02;
-    pub(super) const CONTINUES: u8 = 0x04;
-    pub(super) const CONTINUED: u8 = 0x08;
-    pub(super) const UNMOUNT: u8 = 0x20;
+pub(super) mod flag {
+    pub(in super::super) const START: u8 = 0x01;
+    pub(in super::super) const COMMIT: u8 = 0x02;
+    pub(in super::super) const CONTINUES: u8 = 0x04;
+    pub(in super::super) const CONTINUED: u8 = 0x08;
+    pub(in super::super) const UNMOUNT: u8 = 0x20;
 }
 
 /// Who writes operations: transactions, and the log itself.
-const CLIENT_TRANSACTION: u8 = 0x69;
-const CLIENT_LOG: u8 = 0xaa;
+pub(super) const CLIENT_TRANSACTION: u8 = 0x69;
+pub(super) const CLIENT_LOG: u8 = 0xaa;
 
 /// `th_magic`.
-const MAGIC: u32 = 0x5452_414e;
+pub(super) const MAGIC: u32 = 0x5452_414e;
 
 /// A buffer item's flag: the buffer was freed.
 const CANCEL: u16 = 0x2;
