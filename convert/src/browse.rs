@@ -1,5 +1,6 @@
 //! Looking at files inside an image: through the guest's own mounts, or on one filesystem of it.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,34 +8,35 @@ use std::sync::Arc;
 use rehost_block::{Disk, Error, Kind, Result};
 use rehost_fs::path::LastLink;
 use rehost_fs::{Attributes, FileKind, FileSystem, Inode};
-use rehost_image::Image;
-use rehost_inspect::{Guest, Location};
-
-use crate::guest::look;
+use rehost_image::Secret;
+use rehost_inspect::model::{Content, FilesystemRef, VolumeFound};
+use rehost_inspect::{GuestTree, OpenedFilesystem, Options, Volumes};
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 20;
 
 /// Where paths are looked up.
 #[derive(Debug)]
-pub enum Browse {
-    /// The chosen system's root, with its mounts.
-    Guest(Guest),
-    /// One filesystem.
-    Volume(Arc<dyn FileSystem>),
+pub struct Browse {
+    tree: GuestTree,
+    volumes: Volumes,
 }
 
 /// A file that was found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// The filesystem it is on.
     pub fs: Arc<dyn FileSystem>,
+    /// The place of that filesystem.
+    pub at: FilesystemRef,
     /// Its number there.
     pub inode: Inode,
+    /// Its path without links, as the guest sees it.
+    pub path: Vec<u8>,
 }
 
 /// A name in a directory, with what `ls` shows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// The name.
     pub name: Vec<u8>,
@@ -42,45 +44,64 @@ pub struct Entry {
     pub attributes: Attributes,
     /// Where a link points.
     pub link: Option<Vec<u8>>,
+    /// The file.
+    pub found: Found,
+}
+
+/// What is in a directory.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Names and what they name, sorted by name.
+    pub entries: Vec<Entry>,
+    /// Why others are missing.
+    pub failed: Vec<Error>,
 }
 
 impl Browse {
-    /// The files of `image`: of partition `volume` if that is given, else of the guest on it, or
-    /// of its only filesystem.
+    /// The files on the disks of a machine: of the volume called `volume` if one is named, else of
+    /// the guest on them, or of their only filesystem.
     ///
     /// # Errors
     /// Usage when there is no such volume, or neither a guest nor a lone filesystem; and as the
     /// filesystems.
-    pub fn open(image: &Image, volume: Option<u32>) -> Result<Self> {
-        let disk = image.disk();
-        if let Some(volume) = volume {
-            return open_volume(&disk, volume).map(Self::Volume);
+    pub fn open(disks: &[Arc<dyn Disk>], secrets: &[Secret], volume: Option<&str>) -> Result<Self> {
+        let volumes = Volumes::find(disks, secrets)?;
+        if let Some(name) = volume {
+            let found = volumes.named(name).ok_or_else(|| unknown(&volumes, name))?;
+            let fs = volumes.filesystem(found)?;
+            let at = found.at.clone();
+            let tree = GuestTree::new(OpenedFilesystem { at, fs });
+            return Ok(Self { tree, volumes });
         }
-        let guest = look(&[Arc::clone(&disk)])?;
-        if guest.tree().is_ok() {
-            return Ok(Self::Guest(guest));
-        }
-        let layout = rehost_volume::scan(&disk)?;
-        let (mut lone, mut failed) = (Vec::new(), None);
-        for volume in &layout.volumes {
-            match open_volume(&disk, volume.number) {
-                Ok(fs) => lone.push(fs),
-                // A damaged filesystem tells more than that there is none.
-                Err(error) if error.kind() == Kind::Corrupt => failed = failed.or(Some(error)),
-                Err(_) => {}
+        // A whole inspection is needed only where it has to choose between systems.
+        let tree = match rehost_inspect::only_tree(&volumes) {
+            Some(tree) => tree,
+            None => {
+                let guest = rehost_inspect::inspect_volumes(volumes.clone(), &Options::default())?;
+                match guest.tree() {
+                    Ok(tree) => tree.clone(),
+                    Err(_) => GuestTree::new(lone(&volumes)?),
+                }
             }
-        }
-        match (lone.pop(), lone.is_empty()) {
-            (Some(fs), true) => Ok(Self::Volume(fs)),
-            (None, _) => Err(failed.unwrap_or_else(|| {
-                Error::unsupported("no filesystem that can be read was found")
-                    .hint("`rehost inspect` shows what is there")
-            })),
-            (Some(_), false) => Err(Error::usage(
-                "it has several filesystems and no system on them",
-            )
-            .hint("choose one with --volume NUMBER; `rehost inspect` shows them")),
-        }
+        };
+        Ok(Self { tree, volumes })
+    }
+
+    /// The files, by path.
+    #[must_use]
+    pub const fn tree(&self) -> &GuestTree {
+        &self.tree
+    }
+
+    /// The same, to put another filesystem in the place of one.
+    pub(crate) const fn tree_mut(&mut self) -> &mut GuestTree {
+        &mut self.tree
+    }
+
+    /// What the files are on.
+    #[must_use]
+    pub const fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// The file at `path`, links followed.
@@ -88,7 +109,8 @@ impl Browse {
     /// # Errors
     /// Usage when there is none.
     pub fn find(&self, path: &Path) -> Result<Found> {
-        self.look_up(path, LastLink::Follow)
+        self.look_up(path, LastLink::Follow)?
+            .ok_or_else(|| missing(path))
     }
 
     /// The file at `path`; a link at its end is not followed.
@@ -96,71 +118,151 @@ impl Browse {
     /// # Errors
     /// Usage when there is none.
     pub fn find_link(&self, path: &Path) -> Result<Found> {
-        self.look_up(path, LastLink::Keep)
+        self.look_up(path, LastLink::Keep)?
+            .ok_or_else(|| missing(path))
     }
 
-    fn look_up(&self, path: &Path, last: LastLink) -> Result<Found> {
-        let bytes = path.as_os_str().as_bytes();
-        let found = match self {
-            Self::Guest(guest) => match guest.tree()?.find(bytes, last)? {
-                Some(location) => Some(found(guest, &location)?),
-                None => None,
-            },
-            Self::Volume(fs) => rehost_fs::path::find(&**fs, bytes, last)?.map(|inode| Found {
-                fs: Arc::clone(fs),
-                inode,
-            }),
+    /// The file at `path`, if there is one; `last` says what a link at its end means.
+    ///
+    /// # Errors
+    /// As the filesystems.
+    pub fn look_up(&self, path: &Path, last: LastLink) -> Result<Option<Found>> {
+        let Some(location) = self.tree.find(path.as_os_str().as_bytes(), last)? else {
+            return Ok(None);
         };
-        found.ok_or_else(|| Error::usage("no such file in the guest").in_file(path))
+        let fs = self
+            .tree
+            .filesystem(&location.at)
+            .ok_or_else(|| Error::internal("a file on a filesystem that is not mounted"))?;
+        Ok(Some(Found {
+            fs: Arc::clone(fs),
+            at: location.at,
+            inode: location.inode,
+            path: location.guest_path,
+        }))
     }
 
-    /// What is in the directory at `path`, or the one file that is there. Directories that the
-    /// guest mounts something on are shown as their own filesystem has them.
+    /// What is in the directory at `path`, or the one file that is there.
     ///
     /// # Errors
     /// As [`Browse::find`].
-    pub fn list(&self, path: &Path) -> Result<Vec<Entry>> {
+    pub fn list(&self, path: &Path) -> Result<Listing> {
         let found = self.find(path)?;
         if found.fs.attributes(found.inode)?.kind != FileKind::Directory {
             let name = path.as_os_str().as_bytes().to_vec();
-            return Ok(vec![entry(&*found.fs, name, found.inode)?]);
+            return Ok(Listing {
+                entries: vec![entry(name, found)?],
+                failed: Vec::new(),
+            });
         }
-        found
-            .fs
-            .read_dir(found.inode)?
-            .into_iter()
-            .map(|named| entry(&*found.fs, named.name, named.inode))
-            .collect()
+        self.children(&found)
+    }
+
+    /// What is in a directory; what is mounted on one of them is shown in its place.
+    ///
+    /// # Errors
+    /// As the filesystem.
+    pub fn children(&self, directory: &Found) -> Result<Listing> {
+        let mut listing = Listing::default();
+        for named in directory.fs.read_dir(directory.inode)? {
+            let path = join(&directory.path, &named.name);
+            let mounted = match named.name.contains(&b'/') {
+                true => None,
+                false => self.mounted_on(&path),
+            };
+            let (fs, at, inode) = match mounted {
+                Some(opened) => (&opened.fs, &opened.at, opened.fs.root()),
+                None => (&directory.fs, &directory.at, named.inode),
+            };
+            let found = Found {
+                fs: Arc::clone(fs),
+                at: at.clone(),
+                inode,
+                path,
+            };
+            let shown = Path::new(OsStr::from_bytes(&found.path)).to_owned();
+            match entry(named.name, found) {
+                Ok(entry) => listing.entries.push(entry),
+                Err(error) if error.kind() == Kind::Io => return Err(error),
+                Err(error) => listing.failed.push(error.in_file(shown)),
+            }
+        }
+        listing.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listing)
+    }
+
+    /// What is mounted on the directory at `path`, given without links.
+    #[must_use]
+    pub fn mounted_on(&self, path: &[u8]) -> Option<&OpenedFilesystem> {
+        let mounts = self.tree.mounts().skip(1);
+        mounts
+            .filter(|(point, _)| point == path)
+            .map(|(_, opened)| opened)
+            .last()
     }
 }
 
-fn found(guest: &Guest, location: &Location) -> Result<Found> {
-    let opened = guest
-        .filesystems()
+/// The path of `name` in the folder `folder`.
+pub(crate) fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if folder.ends_with(b"/") { b"" } else { b"/" };
+    [folder, slash, name].concat()
+}
+
+fn missing(path: &Path) -> Error {
+    Error::usage("no such file in the guest").in_file(path)
+}
+
+/// The only filesystem that there is.
+fn lone(volumes: &Volumes) -> Result<OpenedFilesystem> {
+    match &volumes.filesystems[..] {
+        [one] => Ok(one.clone()),
+        [] => Err(why_none(volumes)),
+        _ => Err(
+            Error::usage("it has several filesystems and no system on them")
+                .hint("choose one with --volume VOLUME; `rehost lsblk` shows them"),
+        ),
+    }
+}
+
+/// Why no filesystem could be opened: a damaged one tells more than that there is none.
+fn why_none(volumes: &Volumes) -> Error {
+    let broken = |volume: &&VolumeFound| matches!(volume.content, Content::Broken { .. });
+    if let Some(volume) = volumes.found.iter().find(broken)
+        && let Err(error) = volumes.filesystem(volume)
+        && error.kind() == Kind::Corrupt
+    {
+        return error;
+    }
+    let damage = volumes.found.iter().find_map(|volume| {
+        let what = volume.damage.last()?;
+        Some(format!("{}: {what}", volume.at))
+    });
+    let why = damage.map_or_else(String::new, |damage| format!(" ({damage})"));
+    Error::unsupported(format!("no filesystem that can be read was found{why}"))
+        .hint("`rehost lsblk` shows what is there")
+}
+
+fn unknown(volumes: &Volumes, name: &str) -> Error {
+    let known: Vec<&str> = volumes
+        .found
         .iter()
-        .find(|fs| fs.at.disk == location.disk && fs.at.volume == location.volume)
-        .ok_or_else(|| Error::internal("a file on a filesystem that is not opened"))?;
-    Ok(Found {
-        fs: Arc::clone(&opened.fs),
-        inode: location.inode,
-    })
+        .map(|volume| volume.name.as_str())
+        .collect();
+    Error::usage(format!("there is no volume {name:?}"))
+        .hint(format!("there are: {}", known.join(", ")))
 }
 
-fn open_volume(disk: &Arc<dyn Disk>, number: u32) -> Result<Arc<dyn FileSystem>> {
-    let part = rehost_volume::scan(disk)?.open(disk, number)?;
-    rehost_fs::open(part)
-}
-
-fn entry(fs: &dyn FileSystem, name: Vec<u8>, inode: Inode) -> Result<Entry> {
-    let attributes = fs.attributes(inode)?;
+fn entry(name: Vec<u8>, found: Found) -> Result<Entry> {
+    let attributes = found.fs.attributes(found.inode)?;
     let link = match attributes.kind {
-        FileKind::Symlink => Some(fs.read_link(inode)?),
+        FileKind::Symlink => Some(found.fs.read_link(found.inode)?),
         _ => None,
     };
     Ok(Entry {
         name,
         attributes,
         link,
+        found,
     })
 }
 

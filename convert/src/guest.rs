@@ -3,12 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::{AllowedFolders, Disk, Error, Opened, Opener, Result};
+use rehost_block::{AllowedFolders, Disk, Error, Kind, Opened, Opener, Result};
 use rehost_image::{Format, Image, LayerDescription, OpenOptions, Secret};
-use rehost_inspect::{Guest, Options};
+use rehost_inspect::{Guest, Options, Volumes};
 
 use crate::source::vmx::{self, Vm};
 use crate::verbs::in_place::settled;
+
+/// How an image is to be opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImageOptions<'a> {
+    /// Its format; without it, its signature decides.
+    pub format: Option<Format>,
+    /// Folders below which files may be opened that it names, besides its own.
+    pub allow_paths: &'a [PathBuf],
+    /// The internal snapshot to take the disk from, by its name or id.
+    pub snapshot: Option<&'a str>,
+    /// What may open it, if it is encrypted; the first that fits does.
+    pub secrets: &'a [Secret],
+}
 
 /// A VM, or a lone image, with its disks opened.
 #[derive(Debug)]
@@ -20,31 +33,34 @@ pub struct OpenedVm {
 }
 
 impl OpenedVm {
-    /// Opens a VMX and its disks, or an image as a VM of one disk.
+    /// Opens a VMX and its disks, or an image as a VM of one disk; the images of `more` are further
+    /// disks of it.
     ///
     /// # Errors
-    /// As [`Image::open`] and the VMX parser.
-    pub fn open(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Self> {
-        if format.is_none() && is_vmx(path) {
-            let opener = gate(allow_paths)?;
+    /// As [`open_image`] and the VMX parser.
+    pub fn open(path: &Path, more: &[PathBuf], options: &ImageOptions<'_>) -> Result<Self> {
+        let mut opened = if options.format.is_none() && is_vmx(path) {
+            let opener = gate(options.allow_paths)?;
             let vm = vmx::read(path, &opener)?;
             let images = vm
                 .disks
                 .iter()
-                .map(|disk| {
-                    settled(&disk.path)?;
-                    Image::open(&disk.path, None, &opener)
-                })
+                .map(|disk| open_through(&disk.path, options, &opener))
                 .collect::<Result<_>>()?;
-            return Ok(Self {
+            Self {
                 vm: Some(vm),
                 images,
-            });
+            }
+        } else {
+            Self {
+                vm: None,
+                images: vec![open_image(path, options)?],
+            }
+        };
+        for path in more {
+            opened.images.push(open_image(path, options)?);
         }
-        Ok(Self {
-            vm: None,
-            images: vec![open_image(path, format, allow_paths)?],
-        })
+        Ok(opened)
     }
 
     /// The disks as the guest sees them.
@@ -64,40 +80,40 @@ pub fn is_vmx(path: &Path) -> bool {
 /// Opens an image and everything it names that the gate lets through.
 ///
 /// # Errors
-/// As [`Image::open`]; Usage for a VMX, which would pass for a raw image, and for a file that a killed
-/// run left half changed.
-pub fn open_image(path: &Path, format: Option<Format>, allow_paths: &[PathBuf]) -> Result<Image> {
-    open_image_at(path, format, allow_paths, None, None)
-}
-
-/// As [`open_image`], with the disk as it was at an internal snapshot, named by its name or id, and
-/// what opens an encrypted one in `key_file`.
-///
-/// # Errors
-/// As [`open_image`]; Usage for a snapshot that the image does not have.
-pub fn open_image_at(
-    path: &Path,
-    format: Option<Format>,
-    allow_paths: &[PathBuf],
-    snapshot: Option<&str>,
-    key_file: Option<&Path>,
-) -> Result<Image> {
-    if format.is_none() && is_vmx(path) && path.is_file() {
+/// As [`Image::open_with`]; Usage for a VMX, which would pass for a raw image, and for a file that a
+/// killed run left half changed.
+pub fn open_image(path: &Path, options: &ImageOptions<'_>) -> Result<Image> {
+    if options.format.is_none() && is_vmx(path) && path.is_file() {
         return Err(Error::usage("is a VMX file, not a disk image")
             .in_file(path)
             .hint("name one of its disks (`rehost inspect` lists them)"));
     }
+    open_through(path, options, &gate(options.allow_paths)?)
+}
+
+/// Opens an image with the first secret that fits, if it is encrypted.
+fn open_through(path: &Path, options: &ImageOptions<'_>, opener: &dyn Opener) -> Result<Image> {
     settled(path)?;
-    let key = key_file
-        .map(|path| Secret::key_file(path, 0, None))
-        .transpose()?;
-    let options = OpenOptions {
-        format,
-        snapshot,
-        key: key.as_ref(),
-        ..OpenOptions::default()
+    let open = |key| {
+        let options = OpenOptions {
+            format: options.format,
+            snapshot: options.snapshot,
+            key,
+            ..OpenOptions::default()
+        };
+        Image::open_with(path, &options, opener)
     };
-    Image::open_with(path, &options, &gate(allow_paths)?)
+    let Some((last, others)) = options.secrets.split_last() else {
+        return open(None);
+    };
+    for secret in others {
+        match open(Some(secret)) {
+            // A secret that does not fit is a usage error, as much else is: the last one tells.
+            Err(error) if error.kind() == Kind::Usage => {}
+            opened => return opened,
+        }
+    }
+    open(Some(last))
 }
 
 /// The gate for files that an image names.
@@ -139,10 +155,11 @@ pub fn evidence(layer: &LayerDescription) -> Option<&'static str> {
     }
 }
 
-/// Looks inside the guest on `disks`.
+/// Looks inside the guest on `disks`; encrypted volumes are opened with the first of `secrets` that
+/// fits.
 ///
 /// # Errors
 /// As [`rehost_inspect::inspect`].
-pub fn look(disks: &[Arc<dyn Disk>]) -> Result<Guest> {
-    rehost_inspect::inspect(disks, &Options::default())
+pub fn look(disks: &[Arc<dyn Disk>], secrets: &[Secret]) -> Result<Guest> {
+    rehost_inspect::inspect_volumes(Volumes::find(disks, secrets)?, &Options::default())
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod browse;
+pub mod change;
 pub mod checksum;
 pub mod cli;
 pub mod copy;
@@ -17,6 +18,7 @@ pub mod migrate;
 pub mod proof;
 pub mod report;
 pub mod resume;
+pub mod secrets;
 pub mod source;
 pub mod target;
 pub mod unfinished;

@@ -18,7 +18,7 @@ use rehost_inspect::Guest;
 use rehost_inspect::model::GuestSystem;
 
 use crate::edit::{Edited, cards, edit, plan};
-use crate::guest::{OpenedVm, evidence, is_vmx, look, open_image};
+use crate::guest::{ImageOptions, OpenedVm, evidence, is_vmx, look, open_image};
 use crate::interrupt;
 use crate::proof::{Booting, Proof, prove};
 use crate::report::{Ending, Report, SourceDisk, Step, WrittenDisk};
@@ -156,7 +156,12 @@ impl Run<'_> {
                 "migrate takes a whole VM; for a lone disk image use `rehost inject` and `rehost verify`",
             ));
         }
-        let opened = OpenedVm::open(source, None, self.migration.allow_paths)?;
+        let options = ImageOptions {
+            allow_paths: self.migration.allow_paths,
+            secrets: &self.migration.booting.secrets,
+            ..ImageOptions::default()
+        };
+        let opened = OpenedVm::open(source, &[], &options)?;
         if opened.images.is_empty() {
             return Err(Error::usage("names no disk that is present").in_file(source));
         }
@@ -193,7 +198,7 @@ impl Run<'_> {
 
     fn inspect(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Guest> {
         self.voice.step("Looking at the guest.");
-        let guest = look(disks)?;
+        let guest = look(disks, &self.migration.booting.secrets)?;
         let inspection = &guest.inspection;
         self.voice.detail(inspection);
         self.report.inspection = Some(inspection.clone());
@@ -329,7 +334,7 @@ impl Run<'_> {
     }
 
     fn boot(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Proof> {
-        let mut booting = self.migration.booting;
+        let mut booting = self.migration.booting.clone();
         if let Some(vm) = &self.report.vm {
             booting = booting.sized(vm.vcpus.get(), vm.memory_mib.get());
         }
@@ -411,7 +416,13 @@ impl Run<'_> {
         self.voice.step("Booting what was written.");
         let images: Vec<Image> = written
             .iter()
-            .map(|path| open_image(path, Some(Format::Qcow2), &[]))
+            .map(|path| {
+                let options = ImageOptions {
+                    format: Some(Format::Qcow2),
+                    ..ImageOptions::default()
+                };
+                open_image(path, &options)
+            })
             .collect::<Result<_>>()?;
         let disks: Vec<Arc<dyn Disk>> = images.iter().map(Image::disk).collect();
         let proof = self.boot(&disks)?;

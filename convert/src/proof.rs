@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::guest::look;
 use crate::interrupt;
+use crate::secrets::Secrets;
 use crate::voice::Voice;
 
 /// What the proof adds to the command line of the copy it boots. The last console is where
@@ -44,7 +45,7 @@ pub enum Serial {
 }
 
 /// How a guest is to be booted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Booting {
     /// Which engine.
     pub engine: EngineChoice,
@@ -60,6 +61,8 @@ pub struct Booting {
     pub limit: Duration,
     /// Whether its console is shown.
     pub serial: Serial,
+    /// What may open encrypted volumes, to find the kernel.
+    pub secrets: Secrets,
     /// Set from outside to give up.
     pub cancel: &'static AtomicBool,
 }
@@ -202,7 +205,7 @@ pub fn prove(
     voice: Voice,
 ) -> Result<Proof> {
     let start = match booting.through {
-        Through::Kernel => Some(direct(&look(disks)?, name)?),
+        Through::Kernel => Some(direct(&look(disks, &booting.secrets)?, name)?),
         Through::Firmware => None,
     };
     let (choice, boot) = match start {

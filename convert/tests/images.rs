@@ -567,3 +567,73 @@ fn an_image_that_is_served_reads_the_same_and_stays_as_it_is() {
     }
     assert_eq!(hash(&image), before);
 }
+
+#[test]
+fn compare_takes_one_format_for_both_and_can_keep_quiet() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, byte: u8| {
+        let path = folder.path().join(name);
+        fs::write(&path, vec![byte; 1 << 16]).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (one, same, other) = (write("one", 1), write("same", 1), write("other", 2));
+    let quiet = |left: &str, right: &str| run(["compare", "-q", "--from", "raw", left, right]);
+    for (ran, code) in [(quiet(&one, &same), 0), (quiet(&one, &other), 1)] {
+        let ran = ran.exits(code);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""));
+    }
+    run(["compare", "--from", "qcow2", &one, &same]).exits(2);
+}
+
+#[test]
+fn an_image_that_its_writer_marked_corrupt_is_converted_with_a_warning() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("a.qcow2");
+    judge(
+        Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .arg(&image)
+            .arg("1M"),
+    );
+    let target = folder.path().join("b.raw");
+    let said = run(["convert".as_ref(), image.as_os_str(), target.as_os_str()]).exits(0);
+    assert!(!said.stderr.contains("marked corrupt"), "{}", said.stderr);
+    let mut bytes = fs::read(&image).unwrap();
+    bytes[79] |= 2;
+    fs::write(&image, bytes).unwrap();
+    let arguments = [image.as_os_str(), target.as_os_str()];
+    let said = run([&["convert".as_ref(), "--force".as_ref()], &arguments[..]].concat()).exits(0);
+    assert!(said.stderr.contains("marked corrupt"), "{}", said.stderr);
+}
+
+#[test]
+fn snapshots_of_a_format_without_any_are_refused_and_none_are_said() {
+    if !have("qemu-img") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("a.raw");
+    fs::write(&raw, vec![0; 1 << 16]).unwrap();
+    run(["snapshot".as_ref(), raw.as_os_str()])
+        .exits(2)
+        .says(&["a.raw", "no internal snapshots"]);
+    let image = common::images::image(&raw, "qcow2", "a.qcow2");
+    let none = run(["snapshot".as_ref(), image.as_os_str()]).exits(0);
+    assert!(none.stderr.contains("no snapshots"), "{}", none.stderr);
+}
+
+#[test]
+fn a_line_feed_in_a_files_name_makes_no_line_of_info() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a\nformat: none");
+    fs::write(&path, vec![0; 1 << 16]).unwrap();
+    let info = run(["info".as_ref(), path.as_os_str()]).exits(0).stdout;
+    assert!(info.contains("a\\nformat: none"), "{info}");
+    assert!(
+        !info.lines().any(|line| line.starts_with("format: none")),
+        "{info}"
+    );
+}

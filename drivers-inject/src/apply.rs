@@ -135,6 +135,11 @@ fn open(disks: &[WritableDisk], at: &FilesystemRef) -> Result<Volume> {
     let disk = disks.get(at.disk).ok_or_else(|| {
         Error::usage(format!("the plan is for another machine: there is no {at}"))
     })?;
+    if let Some(name) = &at.name {
+        return Err(Error::unsupported(format!(
+            "{name} lies on other volumes, and cannot be written yet"
+        )));
+    }
     let record = Arc::new(Record::new(Arc::clone(&disk.disk)));
     let volume = disk
         .layout

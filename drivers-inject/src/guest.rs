@@ -101,7 +101,7 @@ fn opened<'a>(tree: &'a GuestTree, path: &str) -> Result<Option<Opened<'a>>> {
     };
     let (_, opened) = tree
         .mounts()
-        .find(|(_, opened)| opened.at.disk == location.disk && opened.at.volume == location.volume)
+        .find(|(_, opened)| opened.at.is(&location.at))
         .ok_or_else(|| Error::internal("a file on a filesystem that is not mounted"))?;
     Ok(Some((opened.at.clone(), location, opened.fs.as_ref())))
 }

@@ -30,9 +30,7 @@ impl Context<'_> {
     /// The opened filesystem that GRUB calls `device`.
     fn on_device(&self, device: &str) -> Option<&OpenedFilesystem> {
         let at = self.devices.by_grub_name(device)?;
-        self.filesystems
-            .iter()
-            .find(|opened| opened.at.disk == at.disk && opened.at.volume == at.volume)
+        self.filesystems.iter().find(|opened| opened.at.is(at))
     }
 }
 

@@ -1,13 +1,17 @@
 //! Names of disks and filesystems in a guest's configuration, and what they mean on these disks.
 //!
 //! Names follow systemd's and util-linux's rules: tags (`UUID=`, `LABEL=`, `PARTUUID=`,
-//! `PARTLABEL=`), `/dev/disk/by-*` links, and kernel names (`/dev/sda1`, `/dev/nvme0n1p2`).
+//! `PARTLABEL=`), `/dev/disk/by-*` links, kernel names (`/dev/sda1`, `/dev/nvme0n1p2`), and those
+//! of volumes on others (`/dev/mapper/vg-lv`, `/dev/vg/lv`, `/dev/md0`).
 //! Kernel names count disks in the order in which they were given, whatever their bus.
-//! Left out on purpose: device-mapper and MD names, which no volume here answers to.
+//! Left out on purpose: `/dev/dm-0`, whose number is another one at every boot.
 
-use rehost_volume::{Table, Volume};
+mod link;
 
-use crate::model::{Content, FilesystemRef};
+use rehost_volume::Table;
+
+use crate::model::FilesystemRef;
+pub(crate) use link::{array_links, crypt_links, logical_links};
 
 /// What a configuration file calls a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +29,9 @@ pub(crate) enum DeviceSpec {
     /// `/dev/disk/by-id/` or `by-path/`: names the bus or the vendor, so only its partition
     /// number (0: the whole disk) can be used.
     Link(u32),
-    /// Anything else: `tmpfs`, `/dev/mapper/…`, `host:/export`.
+    /// A volume on others, by a name below `/dev`: `mapper/vg-lv`, `vg/lv`, `md0`.
+    Stacked(String),
+    /// Anything else: `tmpfs`, `host:/export`.
     Other,
 }
 
@@ -48,6 +54,8 @@ impl DeviceSpec {
             Self::PartUuid(value)
         } else if let Some(value) = tag("PARTLABEL=").or_else(|| link("by-partlabel/")) {
             Self::PartLabel(value)
+        } else if let Some(link) = name.strip_prefix("/dev/").and_then(link::stacked) {
+            Self::Stacked(link)
         } else if name.starts_with("/dev/disk/by-id/") || name.starts_with("/dev/disk/by-path/") {
             let partition = name
                 .rsplit_once("-part")
@@ -143,12 +151,19 @@ fn unescape_hex(name: &str) -> String {
 
 /// One volume, with every name it answers to.
 #[derive(Debug, Clone)]
-struct Named {
-    at: FilesystemRef,
-    label: Option<String>,
-    partuuid: Option<String>,
-    partlabel: Option<String>,
-    table: Table,
+pub(crate) struct Named {
+    pub(crate) at: FilesystemRef,
+    pub(crate) label: Option<String>,
+    pub(crate) partuuid: Option<String>,
+    pub(crate) partlabel: Option<String>,
+    /// How the disk is divided that it is a partition of.
+    pub(crate) table: Table,
+    /// Names below `/dev` of a volume that lies on others.
+    pub(crate) links: Vec<String>,
+    /// GRUB's names for such a one; the first is the one that is given out.
+    pub(crate) grub: Vec<String>,
+    /// The encrypted volume that it is the plain side of.
+    pub(crate) within: Option<FilesystemRef>,
 }
 
 /// All volumes of all disks, to look names up in.
@@ -159,24 +174,30 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// Adds a disk; its volumes follow with [`Devices::add`].
-    pub(crate) fn add_disk(&mut self) {
-        self.disks = self.disks.saturating_add(1);
+    /// Adds a volume.
+    pub(crate) fn add(&mut self, volume: Named) {
+        self.disks = self.disks.max(volume.at.disk.saturating_add(1));
+        self.volumes.push(volume);
     }
 
-    /// Adds a volume of the disk added last.
-    pub(crate) fn add(&mut self, table: Table, volume: &Volume, content: &Content) {
-        self.volumes.push(Named {
-            at: FilesystemRef {
-                disk: self.disks.saturating_sub(1),
-                volume: volume.number,
-                uuid: content.uuid().map(str::to_owned),
-            },
-            label: content.label().map(str::to_owned),
-            partuuid: volume.partuuid.clone(),
-            partlabel: volume.name.clone(),
-            table,
-        });
+    /// The guest calls the plain side of the encrypted volume `within` by this name.
+    pub(crate) fn name_unlocked(&mut self, within: &FilesystemRef, name: &str) {
+        let inside = |volume: &&mut Named| {
+            let outer = volume.within.as_ref();
+            outer.is_some_and(|outer| outer.is(within))
+        };
+        if let Some(volume) = self.volumes.iter_mut().find(inside) {
+            volume.links.push(format!("mapper/{name}"));
+        }
+    }
+
+    /// The guest calls the array with this UUID by this name below `/dev`.
+    pub(crate) fn name_array(&mut self, uuid: &str, name: &str) {
+        let known = format!("md-uuid-{}", link::colons(uuid));
+        let array = |volume: &&mut Named| volume.links.contains(&known);
+        if let Some(volume) = self.volumes.iter_mut().find(array) {
+            volume.links.push(name.to_owned());
+        }
     }
 
     /// The volume that `name` (as written in a configuration file) means here.
@@ -204,7 +225,7 @@ impl Devices {
         let at = |disk: usize, volume: u32| {
             self.volumes
                 .iter()
-                .find(|v| v.at.disk == disk && v.at.volume == volume)
+                .find(|v| v.at.disk == disk && v.at.volume == volume && v.at.name.is_none())
         };
         match spec {
             DeviceSpec::Uuid(uuid) => self.volumes.iter().find(|v| same(&v.at.uuid, uuid)),
@@ -220,7 +241,26 @@ impl Devices {
             DeviceSpec::Kernel(disk, partition) => at(*disk, *partition),
             // A vendor string cannot be looked up, but one disk is certainly that disk.
             DeviceSpec::Link(partition) if self.disks == 1 => at(0, *partition),
+            DeviceSpec::Stacked(name) => self.stacked(name),
             DeviceSpec::Link(_) | DeviceSpec::Other => None,
+        }
+    }
+
+    fn stacked(&self, name: &str) -> Option<&Named> {
+        let known = self
+            .volumes
+            .iter()
+            .find(|volume| volume.links.iter().any(|link| link == name));
+        // The kernel numbers arrays as it finds them where their names tell nothing else.
+        let mut arrays = self.volumes.iter().filter(|volume| {
+            volume
+                .links
+                .first()
+                .is_some_and(|link| link.starts_with("md-uuid-"))
+        });
+        match (known, arrays.next(), arrays.next()) {
+            (None, Some(only), None) if link::is_array_number(name) => Some(only),
+            _ => known,
         }
     }
 
@@ -240,9 +280,12 @@ impl Devices {
         Some(format!("PARTUUID={partuuid}"))
     }
 
-    /// GRUB's name for it: `hd0,msdos1`, `hd0,gpt2`, `hd0`.
+    /// GRUB's name for it: `hd0,msdos1`, `hd0,gpt2`, `hd0`, `lvm/vg-lv`.
     pub(crate) fn grub_name(&self, at: &FilesystemRef) -> Option<String> {
         let volume = self.volume(at)?;
+        if at.name.is_some() {
+            return volume.grub.first().cloned();
+        }
         Some(match volume.table {
             Table::Mbr => format!("hd{},msdos{}", at.disk, at.volume),
             Table::Gpt => format!("hd{},gpt{}", at.disk, at.volume),
@@ -250,9 +293,20 @@ impl Devices {
         })
     }
 
-    /// What GRUB 2 calls `hd0,msdos1`, `hd0,gpt2`, `hd0,1` or `hd0`.
+    /// What GRUB 2 calls `hd0,msdos1`, `hd0,gpt2`, `hd0,1`, `hd0`, `lvm/vg-lv`, `mduuid/…`.
     pub(crate) fn by_grub_name(&self, name: &str) -> Option<&FilesystemRef> {
-        let rest = name.trim_matches(['(', ')']).strip_prefix("hd")?;
+        let name = name.trim_matches(['(', ')']);
+        let Some(rest) = name.strip_prefix("hd") else {
+            // `lvmid/GROUP/VOLUME`: the volume's UUID is enough.
+            let name = match name.strip_prefix("lvmid/") {
+                Some(ids) => format!("lvmid/{}", ids.rsplit('/').next().unwrap_or(ids)),
+                None => name.to_owned(),
+            };
+            let mut volumes = self.volumes.iter();
+            return volumes
+                .find(|volume| volume.grub.contains(&name))
+                .map(|volume| &volume.at);
+        };
         let (disk, part) = rest.split_once(',').unwrap_or((rest, ""));
         let disk: usize = disk.parse().ok()?;
         let digits = part.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -264,13 +318,11 @@ impl Devices {
         self.volumes
             .iter()
             .map(|volume| &volume.at)
-            .find(|at| at.disk == disk && at.volume == number)
+            .find(|at| at.disk == disk && at.volume == number && at.name.is_none())
     }
 
     fn volume(&self, at: &FilesystemRef) -> Option<&Named> {
-        self.volumes
-            .iter()
-            .find(|v| v.at.disk == at.disk && v.at.volume == at.volume)
+        self.volumes.iter().find(|v| v.at.is(at))
     }
 }
 
@@ -280,35 +332,34 @@ pub(crate) mod tests {
 
     /// One MBR disk: ext4 (labelled `root disk`) on partition 1, swap on 5.
     pub(crate) fn devices() -> Devices {
-        let volume = |number, partuuid: &str| Volume {
-            number,
-            range: 0..512,
-            kind: "0x83".to_owned(),
-            partuuid: Some(partuuid.to_owned()),
-            name: None,
-            bootable: false,
-        };
-        let content = |kind: &str, uuid: &str, label: Option<&str>| Content::Recognised {
-            kind: kind.to_owned(),
-            uuid: Some(uuid.to_owned()),
+        let partition = |number, partuuid: &str, uuid: &str, label: Option<&str>| Named {
+            at: FilesystemRef {
+                disk: 0,
+                volume: number,
+                name: None,
+                uuid: Some(uuid.to_owned()),
+            },
             label: label.map(str::to_owned),
+            partuuid: Some(partuuid.to_owned()),
+            partlabel: None,
+            table: Table::Mbr,
+            links: Vec::new(),
+            grub: Vec::new(),
+            within: None,
         };
         let mut devices = Devices::default();
-        devices.add_disk();
-        devices.add(
-            Table::Mbr,
-            &volume(1, "b1e2e3d4-01"),
-            &content(
-                "ext4",
-                "5e4ddd4c-11f5-4c95-ae23-6b1d0a4d9e1f",
-                Some("root disk"),
-            ),
-        );
-        devices.add(
-            Table::Mbr,
-            &volume(5, "b1e2e3d4-05"),
-            &content("swap", "aaaaaaaa-0000-4000-8000-bbbbbbbbbbbb", None),
-        );
+        devices.add(partition(
+            1,
+            "b1e2e3d4-01",
+            "5e4ddd4c-11f5-4c95-ae23-6b1d0a4d9e1f",
+            Some("root disk"),
+        ));
+        devices.add(partition(
+            5,
+            "b1e2e3d4-05",
+            "aaaaaaaa-0000-4000-8000-bbbbbbbbbbbb",
+            None,
+        ));
         devices
     }
 
@@ -368,11 +419,95 @@ pub(crate) mod tests {
             "LABEL=x",
             "/dev/disk/by-uuid/1",
             "/dev/mapper/a-b",
+            "/dev/vg/lv",
+            "/dev/md0",
             "proc",
         ] {
             assert!(!DeviceSpec::parse(name).depends_on_bus(), "{name}");
         }
         assert_eq!(DeviceSpec::parse("/dev/sdaa3"), DeviceSpec::Kernel(26, 3));
+    }
+
+    /// A volume that lies on others.
+    fn stacked(name: &str, (links, grub): (Vec<String>, Vec<String>)) -> Named {
+        Named {
+            at: FilesystemRef {
+                disk: 0,
+                volume: 0,
+                name: Some(name.to_owned()),
+                uuid: Some(format!("uuid of {name}")),
+            },
+            label: None,
+            partuuid: None,
+            partlabel: None,
+            table: Table::None,
+            links,
+            grub,
+            within: None,
+        }
+    }
+
+    #[test]
+    fn volumes_on_others_answer_to_the_names_that_udev_makes() {
+        let mut devices = devices();
+        let id = "Abcdef-ghij-klmn-opqr-stuv-wxyz-012345";
+        devices.add(stacked("my-vg/root", logical_links("my-vg/root", Some(id))));
+        let array = "c04c3dd1-7a35-0f35-2cff-2a2bd7bc1ba4";
+        devices.add(stacked("md0", array_links(array, Some("host:0"))));
+        let crypt = "5e4ddd4c-11f5-4c95-ae23-6b1d0a4d9e1f";
+        let mut plain = stacked("luks", crypt_links(crypt));
+        plain.within = devices.resolve("/dev/sda5");
+        devices.add(plain);
+        for (name, expected) in [
+            ("/dev/mapper/my--vg-root", "my-vg/root"),
+            ("/dev/my-vg/root", "my-vg/root"),
+            ("/dev/disk/by-id/dm-name-my--vg-root", "my-vg/root"),
+            (
+                "/dev/disk/by-id/dm-uuid-LVM-00000000000000000000000000000000Abcdefghijklmnopqrstuvwxyz012345",
+                "my-vg/root",
+            ),
+            ("/dev/md0", "md0"),
+            ("/dev/md/0", "md0"),
+            ("/dev/md127", "md0"),
+            ("/dev/disk/by-id/md-name-host:0", "md0"),
+            (
+                "/dev/disk/by-id/md-uuid-c04c3dd1:7a350f35:2cff2a2b:d7bc1ba4",
+                "md0",
+            ),
+            (
+                "/dev/mapper/luks-5e4ddd4c-11f5-4c95-ae23-6b1d0a4d9e1f",
+                "luks",
+            ),
+            (
+                "/dev/disk/by-id/dm-uuid-CRYPT-LUKS2-5e4ddd4c11f54c95ae236b1d0a4d9e1f-secret",
+                "luks",
+            ),
+        ] {
+            let found = devices.resolve(name).and_then(|at| at.name);
+            assert_eq!(found.as_deref(), Some(expected), "{name}");
+            assert!(!DeviceSpec::parse(name).depends_on_bus(), "{name}");
+        }
+        for name in ["/dev/mapper/my-vg-root", "/dev/dm-0", "/dev/md_data"] {
+            assert_eq!(devices.resolve(name), None, "{name}");
+        }
+        // What the guest's own files call them.
+        let outer = devices.resolve("/dev/sda5").unwrap();
+        devices.name_unlocked(&outer, "secret");
+        devices.name_array(array, "md/data");
+        for name in ["/dev/mapper/secret", "/dev/md/data"] {
+            assert!(devices.resolve(name).is_some(), "{name}");
+        }
+        for name in [
+            "lvm/my--vg-root",
+            "lvmid/some-group/Abcdef-ghij-klmn-opqr-stuv-wxyz-012345",
+            "mduuid/c04c3dd17a350f352cff2a2bd7bc1ba4",
+            "md/0",
+            "cryptouuid/5e4ddd4c11f54c95ae236b1d0a4d9e1f",
+        ] {
+            let at = devices.by_grub_name(name).unwrap();
+            let given = devices.grub_name(at).unwrap();
+            assert_eq!(devices.by_grub_name(&given), Some(at), "{name}");
+        }
     }
 
     #[test]
@@ -395,7 +530,7 @@ pub(crate) mod tests {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
 
         #[test]
-        fn arbitrary_names_never_panic(name in "(/dev/)?(sd|nvme|cciss/c|mmcblk|disk/by-label/)?.{0,20}") {
+        fn arbitrary_names_never_panic(name in "(/dev/)?(sd|nvme|cciss/c|mmcblk|disk/by-label/|mapper/|md)?.{0,20}") {
             devices().resolve(&name);
             devices().by_grub_name(&name);
         }

@@ -5,21 +5,17 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Disk, Error, Kind, Result};
-use rehost_volume::{Layout, Table, Volume};
+use rehost_block::{Disk, Error, Result};
 
 use crate::boot::{self, Context};
 use crate::device::Devices;
 use crate::model::{
-    Content, DiskFound, FilesystemFound, FilesystemRef, Finding, Firmware, GuestSystem, Inspection,
-    Mount, SCHEMA, Severity,
+    Content, DiskFound, Finding, Firmware, GuestSystem, Inspection, Mount, SCHEMA, Severity,
 };
 use crate::reader::Reader;
 use crate::tree::{GuestTree, OpenedFilesystem};
+use crate::volumes::Volumes;
 use crate::{findings, kernels, names, network, system};
-
-/// Types of MBR partitions that hold other partitions.
-pub(crate) const EXTENDED: [&str; 3] = ["0x5", "0xf", "0x85"];
 
 /// The GPT type of an EFI system partition, and its MBR counterpart.
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
@@ -27,13 +23,10 @@ const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
 /// The GPT type of the partition that GRUB for BIOS keeps its core image in.
 const BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
 
-/// What holds other volumes or memory pages: recognised, never opened as a filesystem.
-const CONTAINERS: [&str; 4] = ["swap", "LVM2_member", "crypto_LUKS", "linux_raid_member"];
-
 /// What the caller knows better.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The volume (disk, number) whose system is meant, when there are several.
+    /// The partition (disk, number) whose system is meant, when there are several.
     pub root: Option<(usize, u32)>,
 }
 
@@ -44,7 +37,7 @@ pub struct Guest {
     pub inspection: Inspection,
     /// One per system, in the order of `inspection.systems`.
     trees: Vec<GuestTree>,
-    filesystems: Vec<OpenedFilesystem>,
+    volumes: Volumes,
 }
 
 impl Guest {
@@ -81,7 +74,13 @@ impl Guest {
     /// Every filesystem that was opened, in disk and volume order.
     #[must_use]
     pub fn filesystems(&self) -> &[OpenedFilesystem] {
-        &self.filesystems
+        &self.volumes.filesystems
+    }
+
+    /// The disks and all that lies on them.
+    #[must_use]
+    pub const fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 }
 
@@ -91,25 +90,29 @@ impl Guest {
 /// # Errors
 /// Io when a disk cannot be read; Usage when `options.root` names a volume without a system.
 pub fn inspect(disks: &[Arc<dyn Disk>], options: &Options) -> Result<Guest> {
-    let mut scanned = Scanned::default();
-    for disk in disks {
-        scanned.add(disk)?;
-    }
-    let firmware = firmware(&scanned.disks);
-    let boot_code = scanned.disks.iter().find_map(|disk| disk.boot_code);
-    let mut systems = Vec::new();
+    inspect_volumes(Volumes::find(disks, &[])?, options)
+}
+
+/// As [`inspect`], for disks whose volumes were found before.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_volumes(mut volumes: Volumes, options: &Options) -> Result<Guest> {
+    let firmware = firmware(&volumes.disks);
+    let boot_code = volumes.disks.iter().find_map(|disk| disk.boot_code);
+    let mut systems: Vec<GuestSystem> = Vec::new();
     let mut trees = Vec::new();
-    for root in &scanned.filesystems {
-        if !system::is_root(root.fs.as_ref()).unwrap_or_default() {
-            continue;
-        }
-        let (system, tree) = look_at(root, &scanned, firmware, boot_code);
+    for root in roots(&volumes) {
+        let (system, tree) = look_at(&root, &volumes, firmware, boot_code);
         systems.push(system);
         trees.push(tree);
     }
-    let (chosen, choice) = choose(&systems, options, &scanned)?;
+    for system in &systems {
+        volumes.mounted(&system.root, &system.mounts);
+    }
+    let (chosen, choice) = choose(&systems, options, &volumes)?;
     if chosen.is_none() {
-        scanned.findings.push(Finding {
+        volumes.findings.push(Finding {
             severity: Severity::Problem,
             id: "no-system",
             what: format!("no operating system was found: {choice}"),
@@ -120,186 +123,65 @@ pub fn inspect(disks: &[Arc<dyn Disk>], options: &Options) -> Result<Guest> {
     Ok(Guest {
         inspection: Inspection {
             schema: SCHEMA,
-            disks: scanned.disks,
+            disks: volumes.disks.clone(),
+            volumes: volumes.found.clone(),
             systems,
             chosen,
             choice,
-            findings: scanned.findings,
+            findings: volumes.findings.clone(),
         },
         trees,
-        filesystems: scanned.filesystems,
+        volumes,
     })
 }
 
-/// The disks with their volumes, before any system is looked at.
-#[derive(Default)]
-struct Scanned {
-    disks: Vec<DiskFound>,
-    devices: Devices,
-    filesystems: Vec<OpenedFilesystem>,
-    findings: Vec<Finding>,
-}
-
-impl Scanned {
-    fn add(&mut self, disk: &Arc<dyn Disk>) -> Result<()> {
-        let number = self.disks.len();
-        let layout = match rehost_volume::scan(disk) {
-            Ok(layout) => layout,
-            Err(error) if error.kind() == Kind::Io => return Err(error),
-            Err(error) => {
-                self.note(
-                    Severity::Problem,
-                    "partition-table-unreadable",
-                    format!("disk {number}: {error}"),
-                );
-                Layout {
-                    table: Table::None,
-                    id: None,
-                    sector: 512,
-                    volumes: Vec::new(),
-                    damage: Vec::new(),
-                }
-            }
-        };
-        for damage in &layout.damage {
-            self.note(
-                Severity::Warning,
-                "partition-table-damaged",
-                format!("disk {number}: {damage}"),
-            );
-        }
-        self.devices.add_disk();
-        let mut filesystems = Vec::new();
-        for volume in &layout.volumes {
-            let (content, opened) = self.content(disk, number, &layout, volume)?;
-            self.devices.add(layout.table, volume, &content);
-            self.filesystems.extend(opened);
-            filesystems.push(FilesystemFound {
-                volume: volume.number,
-                content,
-            });
-        }
-        self.disks.push(DiskFound {
-            size: disk.size(),
-            boot_code: boot_code(disk)?,
-            layout,
-            filesystems,
-        });
-        Ok(())
-    }
-
-    fn note(&mut self, severity: Severity, id: &'static str, what: String) {
-        self.findings.push(Finding {
-            severity,
-            id,
-            what,
-            evidence: Vec::new(),
-            fix: None,
-        });
-    }
-
-    fn content(
-        &mut self,
-        disk: &Arc<dyn Disk>,
-        number: usize,
-        layout: &Layout,
-        volume: &Volume,
-    ) -> Result<(Content, Option<OpenedFilesystem>)> {
-        if EXTENDED.contains(&volume.kind.as_str()) {
-            return Ok((Content::Unknown, None));
-        }
-        let name = FilesystemRef {
-            disk: number,
-            volume: volume.number,
-            uuid: None,
-        };
-        let detected = layout
-            .open(disk, volume.number)
-            .and_then(|window| Ok((rehost_fs::detect(&window)?, window)));
-        let (kind, window) = match detected {
-            Ok((Some(kind), window)) => (kind, window),
-            Ok((None, _)) => return Ok((Content::Unknown, None)),
-            Err(error) if error.kind() == Kind::Io => return Err(error),
-            Err(error) => {
-                self.note(
-                    Severity::Warning,
-                    "volume-unreadable",
-                    format!("{name}: {error}"),
-                );
-                return Ok((Content::Unknown, None));
-            }
-        };
-        if CONTAINERS.contains(&kind.name) {
-            self.report_container(&name, kind.name);
-            let content = Content::Recognised {
-                kind: kind.name.to_owned(),
-                uuid: kind.uuid,
-                label: kind.label,
-            };
-            return Ok((content, None));
-        }
-        match rehost_fs::open(window) {
-            Ok(fs) => {
-                let identity = fs.identity();
-                let at = FilesystemRef {
-                    uuid: identity.uuid.clone(),
-                    ..name
-                };
-                let opened = OpenedFilesystem { at, fs };
-                Ok((Content::Filesystem(identity), Some(opened)))
-            }
-            Err(error) if error.kind() == Kind::Io => Err(error),
-            Err(error) => {
-                self.note(
-                    Severity::Warning,
-                    "filesystem-not-read",
-                    format!("{name}: {error}"),
-                );
-                let content = Content::Broken {
-                    kind: kind.name.to_owned(),
-                    uuid: kind.uuid,
-                    label: kind.label,
-                    error: error.to_string(),
-                };
-                Ok((content, None))
-            }
-        }
-    }
-
-    fn report_container(&mut self, name: &FilesystemRef, kind: &str) {
-        let what = match kind {
-            "crypto_LUKS" => "is encrypted (LUKS): what is inside is not read",
-            "LVM2_member" => "belongs to an LVM volume group: what is inside is not read",
-            "linux_raid_member" => "belongs to a Linux RAID: what is inside is not read",
-            _ => return,
-        };
-        self.note(
-            Severity::Warning,
-            "volume-not-opened",
-            format!("{name} {what}"),
-        );
+/// Says of each volume where the systems on the disks mount it; reads no more of them than that.
+pub fn find_mounts(volumes: &mut Volumes) {
+    for root in roots(volumes) {
+        let alone = GuestTree::new(root.clone());
+        let reader = Reader::new(&alone);
+        let devices = own_names(&reader, &volumes.devices);
+        let mounts = system::fstab(&reader, &devices);
+        volumes.mounted(&root.at, &mounts);
     }
 }
 
-/// Whose code is in sector 0, by the text that its authors left in it.
-fn boot_code(disk: &Arc<dyn Disk>) -> Result<Option<&'static str>> {
-    const TEXTS: [(&[u8], &str); 6] = [
-        (b"GRUB", "GRUB"),
-        (b"LILO", "LILO"),
-        (b"isolinux", "SYSLINUX"),
-        (b"SYSLINUX", "SYSLINUX"),
-        (b"Missing operating system.", "SYSLINUX"),
-        (b"Invalid partition table", "Windows"),
-    ];
-    if disk.size() < 512 {
-        return Ok(None);
+/// The files of the system on the disks, when there is exactly one; its mounts are looked at, and
+/// nothing else of it.
+#[must_use]
+pub fn only_tree(volumes: &Volumes) -> Option<GuestTree> {
+    let roots = roots(volumes);
+    let [root] = &roots[..] else {
+        return None;
+    };
+    let alone = GuestTree::new(root.clone());
+    let reader = Reader::new(&alone);
+    let devices = own_names(&reader, &volumes.devices);
+    let mounts = system::fstab(&reader, &devices);
+    Some(assemble(&alone, &mounts, volumes, &reader))
+}
+
+/// The filesystems that are the root of a system.
+fn roots(volumes: &Volumes) -> Vec<OpenedFilesystem> {
+    let filesystems = volumes.filesystems.iter();
+    filesystems
+        .filter(|opened| system::is_root(opened.fs.as_ref()).unwrap_or_default())
+        .cloned()
+        .collect()
+}
+
+/// The devices, also by the names that the guest itself gives to encrypted volumes and arrays.
+fn own_names(reader: &Reader<'_>, devices: &Devices) -> Devices {
+    let mut devices = devices.clone();
+    for (name, spec) in system::crypttab(reader) {
+        if let Some(within) = devices.resolve(&spec) {
+            devices.name_unlocked(&within, &name);
+        }
     }
-    let mut sector = [0; 440];
-    disk.read_at(&mut sector, 0)?;
-    Ok(TEXTS
-        .iter()
-        .find(|(text, _)| sector.windows(text.len()).any(|part| part == *text))
-        .map(|(_, name)| *name))
+    for (name, uuid) in system::arrays(reader) {
+        devices.name_array(&uuid, &name);
+    }
+    devices
 }
 
 /// Which firmware would start these disks.
@@ -319,21 +201,22 @@ fn firmware(disks: &[DiskFound]) -> Firmware {
 /// Mounts what the fstab of `root` mounts, and reads everything.
 fn look_at(
     root: &OpenedFilesystem,
-    scanned: &Scanned,
+    volumes: &Volumes,
     firmware: Firmware,
     boot_code: Option<&'static str>,
 ) -> (GuestSystem, GuestTree) {
     let alone = GuestTree::new(root.clone());
     let reader = Reader::new(&alone);
-    let mounts = system::fstab(&reader, &scanned.devices);
-    let tree = assemble(&alone, &mounts, scanned, &reader);
+    let devices = own_names(&reader, &volumes.devices);
+    let mounts = system::fstab(&reader, &devices);
+    let tree = assemble(&alone, &mounts, volumes, &reader);
     let mut all_findings = reader.into_findings();
 
     let reader = Reader::new(&tree);
     let boot = boot::read(&Context {
         reader: &reader,
-        devices: &scanned.devices,
-        filesystems: &scanned.filesystems,
+        devices: &devices,
+        filesystems: &volumes.filesystems,
         firmware,
         boot_code,
     });
@@ -347,7 +230,7 @@ fn look_at(
         mounts,
         boot,
         network: network::find(&reader),
-        resume: system::resume(&reader, &scanned.devices),
+        resume: system::resume(&reader, &devices),
         device_names: Vec::new(),
         tools: system::tools(&reader),
         packages: system::packages(&reader),
@@ -355,8 +238,8 @@ fn look_at(
         cloud_init: system::cloud_init(&reader),
         findings: Vec::new(),
     };
-    system.device_names = names::find(&reader, &scanned.devices, &system);
-    findings::derive(&reader, &scanned.devices, &system);
+    system.device_names = names::find(&reader, &devices, &system);
+    findings::derive(&reader, &devices, &system);
     all_findings.extend(reader.into_findings());
     if root.fs.identity().replayed {
         all_findings.push(Finding {
@@ -379,7 +262,7 @@ fn look_at(
 fn assemble(
     root: &GuestTree,
     mounts: &[Mount],
-    scanned: &Scanned,
+    volumes: &Volumes,
     reader: &Reader<'_>,
 ) -> GuestTree {
     let mut tree = root.clone();
@@ -391,10 +274,8 @@ fn assemble(
     wanted.sort_by_key(|mount| mount.point.trim_matches('/').split('/').count());
     for mount in wanted {
         let opened = mount.resolved.as_ref().and_then(|at| {
-            scanned
-                .filesystems
-                .iter()
-                .find(|opened| opened.at.disk == at.disk && opened.at.volume == at.volume)
+            let mut filesystems = volumes.filesystems.iter();
+            filesystems.find(|opened| opened.at.is(at))
         });
         let Some(opened) = opened else {
             continue;
@@ -416,13 +297,14 @@ fn assemble(
 fn choose(
     systems: &[GuestSystem],
     options: &Options,
-    scanned: &Scanned,
+    volumes: &Volumes,
 ) -> Result<(Option<usize>, String)> {
     let name = |system: &GuestSystem| format!("{} on {}", system.os.pretty_name, system.root);
     if let Some((disk, volume)) = options.root {
-        let asked = systems
-            .iter()
-            .position(|system| system.root.disk == disk && system.root.volume == volume);
+        let asked = systems.iter().position(|system| {
+            let root = &system.root;
+            (root.disk, root.volume) == (disk, volume) && root.name.is_none()
+        });
         return match asked {
             Some(at) => Ok((Some(at), "it was asked for".to_owned())),
             None => {
@@ -439,31 +321,27 @@ fn choose(
         };
     }
     let Some(first) = systems.first() else {
-        let kinds: Vec<String> = scanned
-            .disks
+        let kinds: Vec<&str> = volumes
+            .found
             .iter()
-            .flat_map(|disk| &disk.filesystems)
-            .filter_map(|found| found.content.kind().map(str::to_owned))
+            .filter_map(|found| found.content.kind())
             .collect();
         // What could not be opened may well be the root.
-        let not_read: Vec<String> = scanned
-            .disks
-            .iter()
-            .flat_map(|disk| &disk.filesystems)
-            .filter_map(|found| match &found.content {
-                Content::Broken { kind, error, .. } => Some(format!("{kind}: {error}")),
-                _ => None,
-            })
-            .collect();
+        let not_read = volumes.found.iter().find_map(|found| match &found.content {
+            Content::Broken { kind, error, .. } => Some(format!("{kind}: {error}")),
+            _ if found.kind == rehost_volume::stack::Kind::Disk => None,
+            _ => {
+                let damage = found.damage.last()?;
+                Some(format!("{}: {damage}", found.at))
+            }
+        });
         return Ok((
             None,
             if kinds.is_empty() {
                 "the disks hold nothing known".to_owned()
             } else {
                 let kinds = kinds.join(", ");
-                let why = not_read
-                    .first()
-                    .map_or_else(String::new, |why| format!(": {why}"));
+                let why = not_read.map_or_else(String::new, |why| format!(": {why}"));
                 format!("no root directory in what the disks hold ({kinds}){why}")
             },
         ));

@@ -2,7 +2,7 @@
 //!
 //! Reads only; runs nothing of the guest's; asks nothing. [`inspect`] takes disks and gives a
 //! [`Guest`]: its [`model::Inspection`] (values, printable, serialisable) and its [`GuestTree`]
-//! (paths across all its filesystems).
+//! (paths across all its filesystems). [`Volumes`] is the part of it that looks at no system.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -28,9 +28,11 @@ mod render;
 mod system;
 mod text;
 mod tree;
+mod volumes;
 
 pub use boot::BootChoice;
-pub use guest::{Guest, Options, inspect};
+pub use guest::{Guest, Options, find_mounts, inspect, inspect_volumes, only_tree};
 pub use kernels::DRIVERS;
 pub use model::Inspection;
 pub use tree::{GuestTree, Location, OpenedFilesystem};
+pub use volumes::Volumes;

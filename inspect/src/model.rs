@@ -9,11 +9,10 @@
 mod boot;
 mod kernel;
 mod network;
+mod volumes;
 
 use std::fmt;
 
-use rehost_fs::Identity;
-use rehost_volume::Layout;
 use serde::Serialize;
 
 pub use boot::{BootEntry, BootLoader, BootLoaderKind, BootSource, Firmware};
@@ -21,6 +20,7 @@ pub use kernel::{
     DriverFound, DriverState, Generator, InitramfsFound, InitramfsHint, Kernel, SegmentFound,
 };
 pub use network::{AddressMethod, Interface, NetworkTool};
+pub use volumes::{Content, DiskFound, FilesystemFound, FilesystemRef, VolumeFound};
 
 /// The version of this shape, as `schema` in the JSON.
 pub const SCHEMA: &str = "rehost.inspection/1";
@@ -32,6 +32,9 @@ pub struct Inspection {
     pub schema: &'static str,
     /// The disks, in the order they were given.
     pub disks: Vec<DiskFound>,
+    /// The disks with all that lies on them: partitions, arrays, encrypted and logical volumes.
+    /// What lies on others comes after them.
+    pub volumes: Vec<VolumeFound>,
     /// The operating systems, in disk and volume order.
     pub systems: Vec<GuestSystem>,
     /// Which of `systems` is meant when none is named.
@@ -47,110 +50,6 @@ impl Inspection {
     #[must_use]
     pub fn system(&self) -> Option<&GuestSystem> {
         self.chosen.and_then(|chosen| self.systems.get(chosen))
-    }
-}
-
-/// One disk.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DiskFound {
-    /// Size in bytes.
-    pub size: u64,
-    /// How it is divided.
-    pub layout: Layout,
-    /// Whose boot code is in sector 0: `GRUB`, `SYSLINUX`, `LILO`, `Windows`.
-    pub boot_code: Option<&'static str>,
-    /// What each volume holds, in the order of `layout.volumes`.
-    pub filesystems: Vec<FilesystemFound>,
-}
-
-/// What a volume holds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct FilesystemFound {
-    /// Number of the volume on its disk; 0 for a disk without a table.
-    pub volume: u32,
-    /// The content.
-    pub content: Content,
-}
-
-/// What the first blocks of a volume say it is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "is")]
-pub enum Content {
-    /// A filesystem that was opened.
-    Filesystem(Identity),
-    /// A swap area, or a container of other volumes.
-    Recognised {
-        /// `swap`, `LVM2_member`, `crypto_LUKS`, …, as `blkid` prints it.
-        kind: String,
-        /// Its UUID, where the signature carries one.
-        uuid: Option<String>,
-        /// Its label, where the signature carries one.
-        label: Option<String>,
-    },
-    /// A filesystem that could not be opened: damaged, or of a kind that is only named.
-    Broken {
-        /// As `blkid` prints it.
-        kind: String,
-        /// Its UUID, where the signature carries one.
-        uuid: Option<String>,
-        /// Its label, where the signature carries one.
-        label: Option<String>,
-        /// The error, with its place.
-        error: String,
-    },
-    /// Nothing that is known.
-    Unknown,
-}
-
-impl Content {
-    /// `ext4`, `swap`, `LVM2_member`, …
-    #[must_use]
-    pub fn kind(&self) -> Option<&str> {
-        match self {
-            Self::Filesystem(identity) => Some(identity.kind),
-            Self::Recognised { kind, .. } | Self::Broken { kind, .. } => Some(kind),
-            Self::Unknown => None,
-        }
-    }
-
-    /// The UUID, as `blkid` prints it.
-    #[must_use]
-    pub fn uuid(&self) -> Option<&str> {
-        match self {
-            Self::Filesystem(identity) => identity.uuid.as_deref(),
-            Self::Recognised { uuid, .. } | Self::Broken { uuid, .. } => uuid.as_deref(),
-            Self::Unknown => None,
-        }
-    }
-
-    /// The label.
-    #[must_use]
-    pub fn label(&self) -> Option<&str> {
-        match self {
-            Self::Filesystem(identity) => identity.label.as_deref(),
-            Self::Recognised { label, .. } | Self::Broken { label, .. } => label.as_deref(),
-            Self::Unknown => None,
-        }
-    }
-}
-
-/// Names one volume of one disk.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct FilesystemRef {
-    /// Index of the disk, in the order they were given.
-    pub disk: usize,
-    /// Number of the volume on it; 0 for a disk without a table.
-    pub volume: u32,
-    /// UUID of what the volume holds.
-    pub uuid: Option<String>,
-}
-
-impl fmt::Display for FilesystemRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.volume {
-            0 => write!(f, "disk {}", self.disk),
-            volume => write!(f, "disk {} partition {volume}", self.disk),
-        }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::fmt::{self, Display, Write};
 
-use crate::guest::EXTENDED;
 use crate::model::{
     AddressMethod, Content, DiskFound, DriverState, Finding, GuestSystem, Inspection, Interface,
-    Kernel, Mount,
+    Kernel, Mount, VolumeFound,
 };
+use rehost_volume::stack::{Kind, Use};
 use rehost_volume::{Table, Volume};
 
 /// Width of the column of headings.
@@ -15,7 +15,11 @@ const HEADING: usize = 16;
 impl Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, disk) in self.disks.iter().enumerate() {
-            disk_lines(f, number, disk, self.system())?;
+            disk_lines(f, number, disk, &self.volumes)?;
+        }
+        let stacked = |volume: &&VolumeFound| volume.at.name.is_some();
+        for volume in self.volumes.iter().filter(stacked) {
+            stacked_line(f, volume)?;
         }
         for (number, system) in self.systems.iter().enumerate() {
             writeln!(f)?;
@@ -41,7 +45,7 @@ fn disk_lines(
     f: &mut fmt::Formatter<'_>,
     number: usize,
     disk: &DiskFound,
-    system: Option<&GuestSystem>,
+    found: &[VolumeFound],
 ) -> fmt::Result {
     write!(f, "disk {number}: {}", Bytes(disk.size))?;
     match disk.layout.table {
@@ -57,36 +61,65 @@ fn disk_lines(
     }
     writeln!(f)?;
     for volume in &disk.layout.volumes {
-        let content = disk
-            .filesystems
-            .iter()
-            .find(|found| found.volume == volume.number)
-            .map_or(&Content::Unknown, |found| &found.content);
-        volume_line(f, volume, content)?;
-        if let Some(point) = mounted(system, number, volume.number) {
-            write!(f, "  on {point}")?;
-        }
+        let at_disk = |found: &&VolumeFound| {
+            let here = found.at.name.is_none() && found.at.disk == number;
+            let whole = (found.kind == Kind::Disk) == (disk.layout.table == Table::None);
+            here && whole && found.at.volume == volume.number
+        };
+        volume_line(f, volume, found.iter().find(at_disk))?;
         writeln!(f)?;
     }
     Ok(())
 }
 
-fn volume_line(f: &mut fmt::Formatter<'_>, volume: &Volume, content: &Content) -> fmt::Result {
+/// A volume that lies on others.
+fn stacked_line(f: &mut fmt::Formatter<'_>, volume: &VolumeFound) -> fmt::Result {
+    let kind = match volume.kind {
+        Kind::Lvm => "logical volume",
+        Kind::Raid => "array",
+        Kind::Crypt => "unlocked",
+        Kind::Disk | Kind::Part => "partition",
+    };
+    write!(f, "{kind} {}: {}", volume.name, Bytes(volume.size))?;
+    if let Some(form) = &volume.form {
+        write!(f, ", {form}")?;
+    }
+    let kind = volume.content.kind().unwrap_or(match volume.usage {
+        Some(_) => "partitions",
+        None => "unknown",
+    });
+    write!(f, ", {kind}")?;
+    content_end(f, volume)?;
+    writeln!(f)
+}
+
+fn volume_line(
+    f: &mut fmt::Formatter<'_>,
+    volume: &Volume,
+    found: Option<&VolumeFound>,
+) -> fmt::Result {
     let number = match volume.number {
         0 => "-".to_owned(),
         number => number.to_string(),
     };
     let size = volume.range.end.saturating_sub(volume.range.start);
     let active = if volume.bootable { "*" } else { " " };
-    let kind = content.kind().unwrap_or(match volume.kind.as_str() {
-        extended if EXTENDED.contains(&extended) => "extended",
+    let kind = found.and_then(|found| found.content.kind());
+    let kind = kind.unwrap_or(match found.and_then(|found| found.usage) {
+        Some(Use::Extended) => "extended",
         _ => "unknown",
     });
-    write!(
-        f,
-        "  {number:>2}{active} {:>10}  {kind:<11}",
-        Bytes(size).to_string()
-    )?;
+    let size = Bytes(size).to_string();
+    write!(f, "  {number:>2}{active} {size:>10}  {kind:<11}")?;
+    match found {
+        Some(found) => content_end(f, found),
+        None => Ok(()),
+    }
+}
+
+/// What a volume holds, and where it is mounted.
+fn content_end(f: &mut fmt::Formatter<'_>, volume: &VolumeFound) -> fmt::Result {
+    let content = &volume.content;
     if let Some(uuid) = content.uuid() {
         write!(f, " UUID={uuid}")?;
     }
@@ -98,20 +131,16 @@ fn volume_line(f: &mut fmt::Formatter<'_>, volume: &Volume, content: &Content) -
         Content::Broken { .. } => write!(f, "  not read")?,
         Content::Recognised { .. } | Content::Unknown => {}
     }
-    Ok(())
-}
-
-fn mounted(system: Option<&GuestSystem>, disk: usize, volume: u32) -> Option<&str> {
-    let system = system?;
-    if system.root.disk == disk && system.root.volume == volume {
-        return Some("/");
+    let points: Vec<&str> = volume
+        .mounted
+        .iter()
+        .map(String::as_str)
+        .filter(|point| point.starts_with('/'))
+        .collect();
+    if !points.is_empty() {
+        write!(f, "  on {}", points.join(", "))?;
     }
-    let here = |mount: &&Mount| {
-        let at = mount.resolved.as_ref();
-        at.is_some_and(|at| at.disk == disk && at.volume == volume) && !mount.is_swap()
-    };
-    let mount = system.mounts.iter().find(here)?;
-    Some(&mount.point)
+    Ok(())
 }
 
 fn row(f: &mut fmt::Formatter<'_>, heading: &str, text: impl Display) -> fmt::Result {

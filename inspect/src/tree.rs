@@ -24,10 +24,8 @@ pub struct OpenedFilesystem {
 /// Where a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Index of the disk.
-    pub disk: usize,
-    /// Number of the volume on it; 0 for a disk without a table.
-    pub volume: u32,
+    /// The volume it is on.
+    pub at: FilesystemRef,
     /// The file's number in that filesystem.
     pub inode: Inode,
     /// Absolute path inside that filesystem, without links.
@@ -116,12 +114,33 @@ impl GuestTree {
         )
     }
 
+    /// The filesystem `at`, when it is mounted.
+    #[must_use]
+    pub fn filesystem(&self, at: &FilesystemRef) -> Option<&Arc<dyn FileSystem>> {
+        let mounts = self.mounts.iter().map(|mounted| &mounted.opened);
+        std::iter::once(&self.root)
+            .chain(mounts)
+            .find(|opened| opened.at.is(at))
+            .map(|opened| &opened.fs)
+    }
+
+    /// Puts `fs` in the place of the filesystem `at`, which it is another view of: one that is
+    /// written to.
+    pub fn replace(&mut self, at: &FilesystemRef, fs: &Arc<dyn FileSystem>) {
+        let mounts = self.mounts.iter_mut().map(|mounted| &mut mounted.opened);
+        for opened in std::iter::once(&mut self.root).chain(mounts) {
+            if opened.at.is(at) {
+                opened.fs = Arc::clone(fs);
+            }
+        }
+    }
+
     /// The path in the guest of `path` on the filesystem `at`, when that is mounted.
     #[must_use]
     pub fn guest_path(&self, at: &FilesystemRef, path: &str) -> Option<String> {
         let path = path.trim_start_matches('/');
         self.mounts()
-            .find(|(_, opened)| opened.at.disk == at.disk && opened.at.volume == at.volume)
+            .find(|(_, opened)| opened.at.is(at))
             .map(|(point, _)| {
                 let point = String::from_utf8_lossy(&point).into_owned();
                 format!("{}/{path}", point.trim_end_matches('/'))
@@ -150,8 +169,7 @@ impl GuestTree {
                 .and_then(|mount| self.mounts.get(mount))
                 .map_or(0, |mounted| mounted.point.len());
             Location {
-                disk: opened.at.disk,
-                volume: opened.at.volume,
+                at: opened.at.clone(),
                 inode: end.map_or_else(|| opened.fs.root(), |step| step.inode),
                 path: join(names.get(depth..).unwrap_or_default()),
                 guest_path: join(&names),

@@ -244,7 +244,7 @@ fn a_guest_with_a_separate_boot_filesystem_is_read_through_one_tree() {
     // Links lead from the root filesystem into the mounted one, and the place is told apart.
     let tree = guest.tree().unwrap();
     let place = tree.locate("/vmlinuz").unwrap().unwrap();
-    assert_eq!((place.disk, place.volume), (0, 1));
+    assert_eq!((place.at.disk, place.at.volume), (0, 1));
     assert_eq!(place.path, b"/vmlinuz-6.1.0-99-test");
     assert_eq!(place.guest_path, b"/boot/vmlinuz-6.1.0-99-test");
     assert_eq!(tree.read("/vmlinuz").unwrap().unwrap(), kernel());
@@ -252,7 +252,10 @@ fn a_guest_with_a_separate_boot_filesystem_is_read_through_one_tree() {
         .locate("/boot/grub/../../boot/../etc/hostname")
         .unwrap()
         .unwrap();
-    assert_eq!((above.volume, above.path), (3, b"/etc/hostname".to_vec()));
+    assert_eq!(
+        (above.at.volume, above.path),
+        (3, b"/etc/hostname".to_vec())
+    );
     assert!(tree.locate("/boot/nothing").unwrap().is_none());
     let target = tree.read_link("/sbin/init").unwrap().unwrap();
     assert_eq!(target, b"/lib/systemd/systemd");

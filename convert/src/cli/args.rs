@@ -2,21 +2,25 @@
 //!
 //! Help, man pages and shell completions all come from these types.
 
+mod files;
 mod guests;
 mod verbs;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use rehost_image::{Compression, Format};
 use rehost_runtime::EngineChoice;
 
+pub(super) use files::*;
 pub(super) use guests::*;
 pub(super) use verbs::*;
 
 use crate::copy::Sharing;
+use crate::secrets::Secrets;
 use crate::voice::{Form, Loudness, Voice};
 
 /// Exit codes, as every command's help ends.
@@ -75,12 +79,20 @@ pub enum Command {
     Undo(Undo),
     /// Look at a guest offline: system, kernels, drivers, boot loader, mounts, network
     Inspect(Inspect),
+    /// Show disks, partitions, volumes and filesystems as a tree
+    Lsblk(Lsblk),
     /// List a directory inside a disk image
     Ls(Ls),
+    /// Show the files below a directory inside a disk image as a tree
+    Tree(Tree),
+    /// Add up the lengths of the files below a directory inside a disk image
+    Du(Du),
     /// Print a file inside a disk image
     Cat(Cat),
-    /// Copy files out of a disk image, or into a new copy of one
+    /// Copy files out of a disk image, or into one
     Cp(Cp),
+    /// Remove files inside a disk image
+    Rm(Rm),
     /// Write a copy of an image whose guest has the drivers for its new hardware
     Inject(Inject),
     /// Boot an image on a throw-away overlay and say whether it reached the login prompt
@@ -114,6 +126,28 @@ pub struct Opening {
     /// it, only those in the image's own folder
     #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub allow_paths: Vec<PathBuf>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub keys: Keys,
+}
+
+/// What opens encrypted images and volumes.
+#[derive(Debug, Clone, Args)]
+pub struct Keys {
+    /// What opens encrypted images (qcow2 with LUKS) and volumes (LUKS): the file that holds the key,
+    /// every byte of it (may be repeated)
+    #[arg(long = "key-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key_files: Vec<PathBuf>,
+
+    /// The same with a passphrase: the first line of this file (may be repeated; `-`: standard input,
+    /// not shown where that is a terminal)
+    #[arg(long = "passphrase-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub passphrase_files: Vec<PathBuf>,
+
+    /// What was read of them: standard input cannot be read twice
+    #[arg(skip)]
+    pub known: OnceLock<Secrets>,
 }
 
 /// Options of every command that shows progress on standard error.
@@ -321,44 +355,6 @@ fn rate(text: &str) -> Result<NonZeroU64, String> {
     NonZeroU64::new(size(text)?).ok_or_else(|| "would never end".to_owned())
 }
 
-/// Options of `compare`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  rehost compare before.vmdk after.qcow2\n  rehost compare --checksum after.qcow2.checksums.json after.qcow2"
-)]
-pub struct Compare {
-    /// One disk image
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub left: PathBuf,
-    /// The other
-    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "checksum", conflicts_with = "checksum")]
-    pub right: Option<PathBuf>,
-    /// Compare the image with the checksums that `convert --checksum` kept
-    #[arg(long, value_name = "SIDECAR", value_hint = ValueHint::FilePath)]
-    pub checksum: Option<PathBuf>,
-    /// The first image's format; without it, its signature decides
-    #[arg(long, value_name = "FORMAT")]
-    pub left_format: Option<Format>,
-    /// The second image's format; without it, its signature decides
-    #[arg(long, value_name = "FORMAT")]
-    pub right_format: Option<Format>,
-    /// What opens encrypted images: the file that holds their passphrase, every byte of it
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub key_file: Option<PathBuf>,
-    /// Take the first disk as it was at this internal snapshot
-    #[arg(long, value_name = "NAME")]
-    pub left_snapshot: Option<String>,
-    /// Take the second disk as it was at this internal snapshot
-    #[arg(long, value_name = "NAME")]
-    pub right_snapshot: Option<String>,
-    /// Also open files named by the images below this folder (may be repeated)
-    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
-    pub allow_paths: Vec<PathBuf>,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 impl Command {
     /// Whether the result is wanted as JSON, so that an error is too. `migrate` reports its own.
     #[must_use]
@@ -379,9 +375,13 @@ impl Command {
             Self::Dd(args) => args.reporting.json,
             Self::Undo(args) => args.reporting.json,
             Self::Inspect(args) => args.json,
+            Self::Lsblk(args) => args.json,
             Self::Ls(args) => args.json,
+            Self::Tree(args) => args.json,
+            Self::Du(args) => args.json,
             Self::Cat(args) => args.json,
             Self::Cp(args) => args.reporting.json,
+            Self::Rm(args) => args.reporting.json,
             Self::Inject(args) => args.reporting.json,
             Self::Verify(args) => args.reporting.json,
             Self::Serve(args) => args.reporting.json,

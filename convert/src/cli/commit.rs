@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::args::Commit;
 use super::{Answer, output};
-use crate::guest::{open_image, opener};
+use crate::guest::opener;
 use crate::interrupt;
 use crate::verbs::commit::{Child, Committed, commit};
 use crate::voice::bytes;
@@ -25,7 +25,7 @@ struct Report<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Commit) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let image = args.opening.image(&args.image)?;
     let child = if args.keep {
         Child::Kept
     } else {

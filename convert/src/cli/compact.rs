@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::args::Compact;
 use super::{Answer, output};
-use crate::guest::open_image;
 use crate::interrupt;
 use crate::verbs::compact::{Compacted, compact};
 use crate::voice::bytes;
@@ -24,7 +23,7 @@ struct Report<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Compact) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let image = args.opening.image(&args.image)?;
     voice.step(format_args!("Writing {} anew.", args.image.display()));
     let compacted = compact(&image, args.compress, interrupt::flag()?, voice)?;
     let saved = compacted.saved();

@@ -4,14 +4,16 @@
 use std::path::Path;
 
 use anyhow::Result;
+use rehost_image::Image;
 use serde::Serialize;
 
 use super::args::Compare;
 use super::{Answer, output};
 use crate::checksum::{Algorithm, Sidecar, Verification, hex, verify};
 use crate::copy::{Comparison, CopyOptions, compare};
-use crate::guest::open_image_at;
+use crate::guest::{ImageOptions, open_image};
 use crate::interrupt;
+use crate::secrets::Secrets;
 use crate::voice::bytes;
 
 /// Differing stretches that are shown; JSON has ...
@@ -58,20 +60,15 @@ pub(super) fn run(args: &Compare) -> Result<Answer> {
 }
 
 fn with_image(args: &Compare, right: &Path) -> Result<Answer> {
-    let left = open_image_at(
-        &args.left,
-        args.left_format,
-        &args.allow_paths,
-        args.left_snapshot.as_deref(),
-        args.key_file.as_deref(),
-    )?;
-    let right = open_image_at(
-        right,
-        args.right_format,
-        &args.allow_paths,
-        args.right_snapshot.as_deref(),
-        args.key_file.as_deref(),
-    )?;
+    let secrets = args.keys.secrets()?;
+    let left = left(args, &secrets)?;
+    let options = ImageOptions {
+        format: args.right_format.or(args.format),
+        allow_paths: &args.allow_paths,
+        snapshot: args.right_snapshot.as_deref(),
+        secrets: &secrets,
+    };
+    let right = open_image(right, &options)?;
     let comparison = compare(&*left.disk(), &*right.disk())?;
     let (ours, theirs) = comparison.sizes;
     if args.json {
@@ -79,7 +76,7 @@ fn with_image(args: &Compare, right: &Path) -> Result<Answer> {
             same: comparison.same(),
             comparison,
         })?;
-    } else {
+    } else if !args.quiet {
         match comparison.first_difference {
             Some(at) => output::line(format_args!("The images differ, first at byte {at}."))?,
             None if ours == theirs => output::line("The images have the same content.")?,
@@ -96,17 +93,22 @@ fn with_image(args: &Compare, right: &Path) -> Result<Answer> {
     })
 }
 
+/// The first image.
+fn left(args: &Compare, secrets: &Secrets) -> rehost_block::Result<Image> {
+    let options = ImageOptions {
+        format: args.left_format.or(args.format),
+        allow_paths: &args.allow_paths,
+        snapshot: args.left_snapshot.as_deref(),
+        secrets,
+    };
+    open_image(&args.left, &options)
+}
+
 fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
     let expected = Sidecar::read(path)?
         .tree()
         .map_err(|error| error.in_file(path))?;
-    let image = open_image_at(
-        &args.left,
-        args.left_format,
-        &args.allow_paths,
-        args.left_snapshot.as_deref(),
-        args.key_file.as_deref(),
-    )?;
+    let image = left(args, &args.keys.secrets()?)?;
     let options = CopyOptions {
         cancel: Some(interrupt::flag()?),
         ..CopyOptions::default()
@@ -131,6 +133,8 @@ fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
                 })
                 .collect(),
         })?;
+    } else if args.quiet {
+        // The exit code tells.
     } else if same {
         output::line(format_args!(
             "The image has the content that the checksums were made of ({} {}).",
@@ -149,7 +153,7 @@ fn with_checksums(args: &Compare, path: &Path) -> Result<Answer> {
             output::line(format_args!("  and {} more", differences.len() - SHOWN))?;
         }
     }
-    if !args.json && size != expected.size {
+    if !args.json && !args.quiet && size != expected.size {
         output::line(format_args!(
             "It is {size} bytes long, and was {}.",
             expected.size

@@ -14,7 +14,7 @@ use super::args::{self, ChecksumChoice, Convert, Copying};
 use super::spool::spool;
 use super::{Answer, output};
 use crate::checksum::{Algorithm, Flat};
-use crate::guest::{evidence, open_image_at};
+use crate::guest::{ImageOptions, evidence};
 use crate::interrupt;
 use crate::unfinished::{Existing, Flush};
 use crate::voice::{Voice, bytes};
@@ -48,13 +48,18 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
         );
     }
     let image = open_source(args, voice)?;
+    tell_corrupt(&image, voice);
     let parent = args
         .copying
         .backing
         .as_ref()
         .map(|path| {
-            let allowed = &args.opening.allow_paths;
-            Parent::open(path, args.copying.backing_format, &args.target, allowed)
+            let secrets = args.opening.keys.secrets()?;
+            let options = ImageOptions {
+                format: args.copying.backing_format,
+                ..args.opening.options(&secrets)
+            };
+            Parent::open(path, &args.target, &options)
         })
         .transpose()?;
     let writing = writing(&args.writing, &args.target, image.files())?;
@@ -94,6 +99,18 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
     Ok(if lost == 0 { Answer::Done } else { Answer::No })
 }
 
+/// Warns of images that their own writer found to be broken.
+fn tell_corrupt(image: &Image, voice: Voice) {
+    for layer in image.layers() {
+        if matches!(&layer.details, Details::Qcow2(details) if details.corrupt) {
+            voice.step(format_args!(
+                "Warning: {} is marked corrupt; what is read of it may be wrong (`rehost check` tells more).",
+                layer.path.display()
+            ));
+        }
+    }
+}
+
 /// The source's bitmaps that the target can have too; says so when it cannot.
 fn kept_bitmaps(image: &Image, options: &TargetOptions, voice: Voice) -> Result<Vec<KeptBitmap>> {
     let Some(layer) = image.layers().first() else {
@@ -128,13 +145,7 @@ fn kept_bitmaps(image: &Image, options: &TargetOptions, voice: Voice) -> Result<
 /// The source, from standard input if that is meant.
 fn open_source(args: &Convert, voice: Voice) -> Result<Image> {
     if args.source != Path::new("-") {
-        let image = open_image_at(
-            &args.source,
-            args.opening.format,
-            &args.opening.allow_paths,
-            args.earlier.snapshot.as_deref(),
-            args.earlier.key_file.as_deref(),
-        )?;
+        let image = args.opening.image_at(&args.source, &args.earlier)?;
         return Ok(image);
     }
     if args.copying.resume {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::args::Create;
 use super::convert::{explained, writing};
 use super::{Answer, output};
+use crate::guest::ImageOptions;
 use crate::verbs::create::create;
 use crate::voice::bytes;
 use crate::write::Parent;
@@ -32,12 +33,15 @@ pub(super) fn run(args: &Create) -> Result<Answer> {
     }
     let voice = args.reporting.voice();
     let parent = match &args.backing {
-        Some(path) => Some(Parent::open(
-            path,
-            args.backing_format,
-            &args.image,
-            &args.allow_paths,
-        )?),
+        Some(path) => {
+            let options = ImageOptions {
+                format: args.backing_format,
+                allow_paths: &args.allow_paths,
+                secrets: &args.keys.secrets()?,
+                ..ImageOptions::default()
+            };
+            Some(Parent::open(path, &args.image, &options)?)
+        }
         None => None,
     };
     let size = args

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::Dd;
 use super::convert::{summary, writing};
 use super::{Answer, output};
-use crate::guest::{open_image, open_image_at, opener};
+use crate::guest::{ImageOptions, open_image, opener};
 use crate::interrupt;
 use crate::verbs::part::{Part, stream, write_over};
 use crate::voice::bytes;
@@ -33,13 +33,7 @@ struct Report<'a> {
 pub(super) fn run(args: &Dd) -> Result<Answer> {
     let voice = args.reporting.voice();
     let allowed = &args.opening.allow_paths;
-    let image = open_image_at(
-        &args.source,
-        args.opening.format,
-        allowed,
-        args.earlier.snapshot.as_deref(),
-        args.earlier.key_file.as_deref(),
-    )?;
+    let image = args.opening.image_at(&args.source, &args.earlier)?;
     let disk = image.disk();
     let part =
         Part::of(&*disk, args.offset, args.length).map_err(|error| error.in_file(&args.source))?;
@@ -68,7 +62,12 @@ pub(super) fn run(args: &Dd) -> Result<Answer> {
                 .into());
         }
         Some(offset) => {
-            let target = open_image(&args.target, args.writing.format, allowed)?;
+            let options = ImageOptions {
+                format: args.writing.format,
+                allow_paths: allowed,
+                ..ImageOptions::default()
+            };
+            let target = open_image(&args.target, &options)?;
             if target
                 .files()
                 .iter()

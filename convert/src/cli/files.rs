@@ -6,9 +6,9 @@ use rehost_fs::{Attributes, FileKind};
 use serde::Serialize;
 
 use super::args::{Cat, Ls};
+use super::walk::{human, tell};
 use super::{Answer, output};
-use crate::browse::{Browse, Entry};
-use crate::guest::open_image;
+use crate::browse::{Browse, Entry, Listing};
 
 /// One line of `ls --json`.
 #[derive(Serialize)]
@@ -37,18 +37,22 @@ struct Content<'a> {
 
 /// Lists a directory, or one file.
 pub(super) fn ls(args: &Ls) -> Result<Answer> {
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
-    let browse =
-        Browse::open(&image, args.place.volume).map_err(|error| error.in_file(&args.image))?;
-    let mut entries = browse.list(&args.path)?;
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
+    let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
+        .map_err(|error| error.in_file(&args.image))?;
+    let Listing { entries, failed } = browse.list(&args.path)?;
     if args.json {
         let listed: Vec<Listed<'_>> = entries.iter().map(listed).collect();
         output::json(&listed)?;
     } else {
+        let size = if args.human_readable {
+            human
+        } else {
+            |size: u64| size.to_string()
+        };
         for entry in &entries {
             if args.long {
-                output::raw(long(entry).as_bytes())?;
+                output::raw(long(entry, size).as_bytes())?;
             }
             output::name(&entry.name)?;
             match &entry.link {
@@ -58,14 +62,15 @@ pub(super) fn ls(args: &Ls) -> Result<Answer> {
             output::line("")?;
         }
     }
+    tell(failed)?;
     Ok(Answer::Done)
 }
 
 /// Prints a file.
 pub(super) fn cat(args: &Cat) -> Result<Answer> {
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
-    let browse =
-        Browse::open(&image, args.place.volume).map_err(|error| error.in_file(&args.image))?;
+    let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
+    let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
+        .map_err(|error| error.in_file(&args.image))?;
     let file = browse.find(&args.path)?;
     let attributes = file.fs.attributes(file.inode)?;
     if attributes.kind != FileKind::Regular {
@@ -77,7 +82,7 @@ pub(super) fn cat(args: &Cat) -> Result<Answer> {
         let content = rehost_fs::path::read_inode(&*file.fs, file.inode)?;
         let (text, base16) = match String::from_utf8(content) {
             Ok(text) => (Some(text), None),
-            Err(error) => (None, Some(hex(error.as_bytes()))),
+            Err(error) => (None, Some(output::hex(error.as_bytes()))),
         };
         output::json(&Content {
             path: &args.path,
@@ -92,32 +97,24 @@ pub(super) fn cat(args: &Cat) -> Result<Answer> {
 }
 
 fn listed(entry: &Entry) -> Listed<'_> {
-    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (name, name_base16) = output::both(&entry.name);
     Listed {
-        name: lossy(&entry.name),
-        name_base16: std::str::from_utf8(&entry.name)
-            .is_err()
-            .then(|| hex(&entry.name)),
+        name,
+        name_base16,
         attributes: &entry.attributes,
-        link: entry.link.as_deref().map(lossy),
+        link: entry
+            .link
+            .as_deref()
+            .map(|link| String::from_utf8_lossy(link).into_owned()),
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// Everything of an `ls -l` line but the name.
-fn long(entry: &Entry) -> String {
+fn long(entry: &Entry, shown: fn(u64) -> String) -> String {
     let at = &entry.attributes;
     let size = match at.device {
         Some((major, minor)) => format!("{major}, {minor}"),
-        None => at.size.to_string(),
+        None => shown(at.size),
     };
     let time = jiff::Timestamp::from_second(at.mtime).map_or_else(
         |_| at.mtime.to_string(),

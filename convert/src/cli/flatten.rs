@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::Flatten;
 use super::convert::{summary, writing};
 use super::{Answer, output};
-use crate::guest::{open_image, opener};
+use crate::guest::opener;
 use crate::interrupt;
 use crate::verbs::rebase::{Rebased, rebase};
 use crate::voice::{Voice, bytes};
@@ -31,7 +31,7 @@ struct Report<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Flatten) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let image = args.opening.image(&args.image)?;
     let mut report = Report {
         image: &args.image,
         target: args.target.as_deref(),

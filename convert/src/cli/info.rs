@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::args::ImageCommand;
 use super::snapshot::listed;
 use super::{Answer, output};
-use crate::guest::{evidence, open_image_at};
-use crate::voice::bytes;
+use crate::guest::evidence;
+use crate::voice::{bytes, plain};
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -47,13 +47,7 @@ impl<'a> Layer<'a> {
 
 /// Runs the command.
 pub(super) fn run(args: &ImageCommand) -> Result<Answer> {
-    let image = open_image_at(
-        &args.image,
-        args.opening.format,
-        &args.opening.allow_paths,
-        args.earlier.snapshot.as_deref(),
-        args.earlier.key_file.as_deref(),
-    )?;
+    let image = args.opening.image_at(&args.image, &args.earlier)?;
     let layers: Vec<Layer<'_>> = image
         .layers()
         .iter()
@@ -109,6 +103,8 @@ fn print(layers: &[Layer<'_>]) -> Result<()> {
             .iter()
             .map(|(name, value)| (name.as_str(), value.clone()));
         for (name, value) in facts.into_iter().chain(named) {
+            // A file name, or what a header holds, may have line feeds in it.
+            let value = plain(&value);
             output::line(format_args!("{:<20}{value}", format!("{name}:")))?;
         }
         for snapshot in &kept.snapshots {
@@ -117,7 +113,7 @@ fn print(layers: &[Layer<'_>]) -> Result<()> {
         for bitmap in &kept.bitmaps {
             output::line(format_args!(
                 "  bitmap {}: {} per bit{}{}",
-                bitmap.name,
+                plain(&bitmap.name),
                 bytes(bitmap.granularity),
                 if bitmap.recording { ", recording" } else { "" },
                 match (bitmap.in_use, bitmap.bits_set) {

@@ -33,7 +33,8 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
         return Ok(Answer::Done);
     }
     let voice = args.reporting.voice();
-    let opened = OpenedVm::open(&args.source, args.opening.format, &args.opening.allow_paths)?;
+    let secrets = args.opening.keys.secrets()?;
+    let opened = OpenedVm::open(&args.source, &[], &args.opening.options(&secrets))?;
     let [image] = &opened.images[..] else {
         anyhow::bail!("inject edits one image; migrate moves a VM of several disks");
     };
@@ -42,7 +43,7 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
         args.source.display()
     ));
     let disks = opened.disks();
-    let guest = look(&disks)?;
+    let guest = look(&disks, &secrets)?;
     // A guest without a kernel has nothing that drivers could be given to.
     guest
         .system()

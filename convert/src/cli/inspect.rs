@@ -5,8 +5,8 @@ use rehost_inspect::Inspection;
 use serde::Serialize;
 
 use super::args::Inspect;
-use super::{Answer, output};
-use crate::guest::{OpenedVm, look};
+use super::{Answer, lsblk, output};
+use crate::guest::look;
 use crate::source::vmx::{Firmware, Vm};
 
 /// The result as JSON.
@@ -50,8 +50,11 @@ fn print(vm: &Vm) -> Result<()> {
 
 /// Runs the command.
 pub(super) fn run(args: &Inspect) -> Result<Answer> {
-    let opened = OpenedVm::open(&args.source, args.opening.format, &args.opening.allow_paths)?;
-    let guest = look(&opened.disks())?;
+    let (opened, secrets) = args.opening.machine(&args.source, &args.more)?;
+    if args.volumes {
+        return lsblk::show(&opened, &secrets, args.json);
+    }
+    let guest = look(&opened.disks(), &secrets)?;
     if args.json {
         output::json(&Inspected {
             vm: opened.vm.as_ref(),

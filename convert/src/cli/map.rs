@@ -5,17 +5,10 @@ use anyhow::Result;
 use super::args::ImageCommand;
 use super::{Answer, output};
 use crate::copy::{Extent, Kind, map};
-use crate::guest::open_image_at;
 
 /// Runs the command.
 pub(super) fn run(args: &ImageCommand) -> Result<Answer> {
-    let image = open_image_at(
-        &args.image,
-        args.opening.format,
-        &args.opening.allow_paths,
-        args.earlier.snapshot.as_deref(),
-        args.earlier.key_file.as_deref(),
-    )?;
+    let image = args.opening.image_at(&args.image, &args.earlier)?;
     let disk = image.disk();
     if args.json {
         let extents: Vec<Extent> = map(&*disk).collect::<rehost_block::Result<_>>()?;

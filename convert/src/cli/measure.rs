@@ -11,7 +11,7 @@ use super::args::Measure;
 use super::convert::{explained, writing};
 use super::{Answer, output};
 use crate::copy::CopyOptions;
-use crate::guest::open_image_at;
+use crate::guest::ImageOptions;
 use crate::interrupt;
 use crate::verbs::measure::{Blank, Measured, measure};
 use crate::voice::bytes;
@@ -36,22 +36,18 @@ pub(super) fn run(args: &Measure) -> Result<Answer> {
     })?;
     let name = PathBuf::from(format!("disk.{format}"));
     let parent = match &args.backing {
-        Some(path) => Some(Parent::open(
-            path,
-            args.backing_format,
-            &name,
-            &args.opening.allow_paths,
-        )?),
+        Some(path) => {
+            let secrets = args.opening.keys.secrets()?;
+            let options = ImageOptions {
+                format: args.backing_format,
+                ..args.opening.options(&secrets)
+            };
+            Some(Parent::open(path, &name, &options)?)
+        }
         None => None,
     };
     let image = match &args.source {
-        Some(source) => Some(open_image_at(
-            source,
-            args.opening.format,
-            &args.opening.allow_paths,
-            args.earlier.snapshot.as_deref(),
-            args.earlier.key_file.as_deref(),
-        )?),
+        Some(source) => Some(args.opening.image_at(source, &args.earlier)?),
         None => None,
     };
     let blank = Blank(args.size.unwrap_or(0));

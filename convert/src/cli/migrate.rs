@@ -33,7 +33,7 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
         } else {
             Boots::Run
         },
-        booting: booting(&args.booting)?,
+        booting: booting(&args.booting, args.keys.secrets()?)?,
         compression: args.compress,
         existing: Existing::from_force(args.force),
         threads: args.threads,

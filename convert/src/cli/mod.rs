@@ -9,23 +9,30 @@ mod convert;
 mod cp;
 mod create;
 mod dd;
+mod du;
 mod files;
 mod flatten;
 mod info;
 mod inject;
 mod inspect;
+mod lsblk;
 mod map;
 mod measure;
 mod migrate;
+mod opening;
 mod output;
+mod put;
 mod rebase;
 mod reference;
 mod resize;
+mod rm;
 mod serve;
 mod snapshot;
 mod spool;
+mod tree;
 mod undo;
 mod verify;
+mod walk;
 
 use std::process::ExitCode;
 
@@ -80,9 +87,13 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Dd(args) => dd::run(&args),
         Command::Undo(args) => undo::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Lsblk(args) => lsblk::run(&args),
         Command::Ls(args) => files::ls(&args),
+        Command::Tree(args) => tree::run(&args),
+        Command::Du(args) => du::run(&args),
         Command::Cat(args) => files::cat(&args),
         Command::Cp(args) => cp::run(&args),
+        Command::Rm(args) => rm::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Serve(args) => serve::run(&args),

@@ -1,5 +1,6 @@
 //! Results on standard output: JSON for programs, lines for people.
 
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 
@@ -67,6 +68,22 @@ pub(super) fn name(bytes: &[u8]) -> Result<()> {
     } else {
         raw(bytes)
     }
+}
+
+/// A name for JSON: as text, and in hex where it is not UTF-8.
+pub(super) fn both(bytes: &[u8]) -> (String, Option<String>) {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    let exact = std::str::from_utf8(bytes).is_err().then(|| hex(bytes));
+    (text, exact)
+}
+
+/// Bytes in hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Prints bytes as they are.

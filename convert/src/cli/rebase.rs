@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::args::Rebase;
 use super::{Answer, output};
-use crate::guest::{open_image, opener};
+use crate::guest::{ImageOptions, open_image, opener};
 use crate::interrupt;
 use crate::verbs::rebase::{Rebased, rebase, rename};
 use crate::voice::bytes;
@@ -27,14 +27,19 @@ struct Report<'a> {
 pub(super) fn run(args: &Rebase) -> Result<Answer> {
     let voice = args.reporting.voice();
     let allowed = &args.opening.allow_paths;
-    let parent = open_image(&args.backing, args.backing_format, allowed)?;
+    let secrets = args.opening.keys.secrets()?;
+    let options = ImageOptions {
+        format: args.backing_format,
+        ..args.opening.options(&secrets)
+    };
+    let parent = open_image(&args.backing, &options)?;
     refuse_wrapped(&parent)?;
     let opener = opener(allowed)?;
     let rebased = if args.trusted {
         rename(&args.image, args.opening.format, &parent, &opener)?;
         Rebased::default()
     } else {
-        let image = open_image(&args.image, args.opening.format, allowed)?;
+        let image = args.opening.image(&args.image)?;
         rebase(&image, Some(&parent), &opener, interrupt::flag()?)?
     };
     voice.step(format_args!(

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::Resize;
 use super::{Answer, output};
-use crate::guest::{open_image, opener};
+use crate::guest::opener;
 use crate::interrupt;
 use crate::verbs::resize::{Resized, Shrinking, resize, wanted};
 use crate::voice::bytes;
@@ -25,7 +25,7 @@ struct Report<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Resize) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let image = args.opening.image(&args.image)?;
     let size = wanted(&args.size, image.size())?;
     let shrinking = match (args.shrink, args.force) {
         (false, _) => Shrinking::Refused,

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 use super::args::Serve;
 use super::{Answer, output};
-use crate::guest::open_image_at;
 use crate::interrupt;
 use crate::voice::bytes;
 
@@ -32,13 +31,7 @@ struct Serving<'a> {
 /// Runs the command: until it is interrupted.
 pub(super) fn run(args: &Serve) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let image = open_image_at(
-        &args.image,
-        args.opening.format,
-        &args.opening.allow_paths,
-        args.earlier.snapshot.as_deref(),
-        args.earlier.key_file.as_deref(),
-    )?;
+    let image = args.opening.image_at(&args.image, &args.earlier)?;
     let export = if args.overlay {
         let store = Arc::new(File::temporary(std::env::temp_dir())?);
         Export::writable("", Arc::new(Overlay::new(image.disk(), store)))

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use jiff::Timestamp;
 use rehost_block::{Error, File};
-use rehost_image::{Snapshot, snapshots};
+use rehost_image::{Format, Snapshot, snapshots};
 use serde::Serialize;
 
 use super::args::{self, SnapshotAction};
 use super::{Answer, output};
-use crate::guest::{open_image, opener};
+use crate::guest::opener;
 use crate::verbs::snapshot::{Action, change};
 use crate::voice::bytes;
 
@@ -25,7 +25,7 @@ struct Report<'a> {
 /// Runs the command.
 pub(super) fn run(args: &args::Snapshot) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let image = open_image(&args.image, args.opening.format, &args.opening.allow_paths)?;
+    let image = args.opening.image(&args.image)?;
     let action = action(&args.action);
     if let Some(action) = action {
         change(&image, action, &opener(&args.opening.allow_paths)?)?;
@@ -44,12 +44,24 @@ pub(super) fn run(args: &args::Snapshot) -> Result<Answer> {
         layer.format,
         Arc::new(File::open(&layer.path)?),
     )?;
+    let takes = matches!(layer.format, Format::Qcow2);
+    if action.is_none() && !takes {
+        return Err(Error::unsupported(format!(
+            "is a {} image: that format has no internal snapshots",
+            layer.format
+        ))
+        .in_file(&args.image)
+        .into());
+    }
     if args.reporting.json {
         output::json(&Report {
             image: &args.image,
             snapshots: &list,
         })?;
     } else if action.is_none() {
+        if list.is_empty() {
+            voice.step("It has no snapshots.");
+        }
         for snapshot in &list {
             output::line(listed(snapshot))?;
         }

@@ -7,15 +7,15 @@ use rehost_runtime::Bus;
 
 use super::args::{BootBus, Booting as BootingArgs, Verify};
 use super::{Answer, output};
-use crate::guest::OpenedVm;
 use crate::interrupt;
 use crate::proof::{Booting, Serial, Through, prove};
+use crate::secrets::Secrets;
 
 /// Runs the command.
 pub(super) fn run(args: &Verify) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let opened = OpenedVm::open(&args.image, args.opening.format, &args.opening.allow_paths)?;
-    let mut booting = booting(&args.booting)?;
+    let (opened, secrets) = args.opening.machine(&args.image, &args.more)?;
+    let mut booting = booting(&args.booting, secrets)?;
     booting.bus = match args.bus {
         BootBus::VirtioBlk => Bus::VirtioBlk,
         BootBus::VirtioScsi => Bus::VirtioScsi,
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Verify) -> Result<Answer> {
 }
 
 /// The options as typed, for a guest on virtio-blk.
-pub(super) fn booting(args: &BootingArgs) -> Result<Booting> {
+pub(super) fn booting(args: &BootingArgs, secrets: Secrets) -> Result<Booting> {
     Ok(Booting {
         engine: args.engine,
         bus: Bus::VirtioBlk,
@@ -57,6 +57,7 @@ pub(super) fn booting(args: &BootingArgs) -> Result<Booting> {
         } else {
             Serial::Kept
         },
+        secrets,
         cancel: interrupt::flag()?,
     })
 }

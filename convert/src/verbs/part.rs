@@ -4,8 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rehost_block::{Disk, Error, Opener, Result, Window, is_zero};
-use rehost_image::Image;
+use rehost_block::{Disk, Error, Opener, Overlay, Result, Window, is_zero};
+use rehost_image::{Image, LayerMut};
 use serde::Serialize;
 
 use super::in_place;
@@ -117,4 +117,63 @@ pub fn write_over(
         }
         edited.flush()
     })
+}
+
+/// Puts what was written to overlays into the images below them, in place and under one journal, which
+/// lies beside the first.
+///
+/// # Errors
+/// As [`in_place::change`].
+pub fn write_changed(
+    changed: &[(&Image, Arc<Overlay>)],
+    opener: &dyn Opener,
+    cancel: &AtomicBool,
+) -> Result<()> {
+    let first = changed
+        .first()
+        .and_then(|(image, _)| image.layers().first());
+    let Some(first) = first else {
+        return Ok(());
+    };
+    in_place::change(&first.path, |journal| {
+        for (image, overlay) in changed {
+            let layer = image
+                .layers()
+                .first()
+                .ok_or_else(|| Error::internal("an image without a file"))?;
+            let mut edited = in_place::open(journal, layer, opener)?;
+            write_ranges(&mut *edited, overlay, cancel)?;
+            edited.flush()?;
+        }
+        Ok(())
+    })
+}
+
+/// Puts what was written to an overlay into an image.
+fn write_ranges(edited: &mut dyn LayerMut, overlay: &Overlay, cancel: &AtomicBool) -> Result<()> {
+    let unit = edited.unit().get();
+    // Units that two ranges touch are written once.
+    let mut done = 0;
+    for range in overlay.written() {
+        let mut at = range.start.max(done);
+        // Ends because every round goes on by at least one byte.
+        while at < range.end {
+            interrupt::check(cancel)?;
+            let stretch = units(at, range.end, unit, overlay.size());
+            let bytes = read(overlay, stretch.clone())?;
+            for (place, plain) in (stretch.start..)
+                .step_by(unit as usize)
+                .zip(bytes.chunks(unit as usize))
+            {
+                if is_zero(plain) {
+                    edited.zero(place, plain.len() as u64)?;
+                } else {
+                    edited.put(place, plain)?;
+                }
+            }
+            at = stretch.end;
+        }
+        done = at;
+    }
+    Ok(())
 }

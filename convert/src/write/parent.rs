@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Chain, Disk, Error, Result};
-use rehost_image::{Format, Image, TargetBacking};
+use rehost_image::{Image, TargetBacking};
 
-use crate::guest::open_image;
+use crate::guest::{ImageOptions, open_image};
 
 /// An opened image, and what its child is to call it.
 #[derive(Debug)]
@@ -21,13 +21,8 @@ impl Parent {
     ///
     /// # Errors
     /// As [`open_image`].
-    pub fn open(
-        path: &Path,
-        format: Option<Format>,
-        child: &Path,
-        allow_paths: &[PathBuf],
-    ) -> Result<Self> {
-        let image = open_image(path, format, allow_paths)?;
+    pub fn open(path: &Path, child: &Path, options: &ImageOptions<'_>) -> Result<Self> {
+        let image = open_image(path, options)?;
         refuse_wrapped(&image)?;
         let backing = image
             .as_backing(name_for(path, child)?)

@@ -40,7 +40,7 @@ pub(super) fn read(context: &Context<'_>) -> Option<Found> {
     let here = context
         .filesystems
         .iter()
-        .find(|opened| opened.at.disk == location.disk && opened.at.volume == location.volume)?;
+        .find(|opened| opened.at.is(&location.at))?;
     let device = context.devices.grub_name(&here.at)?;
     let inside = String::from_utf8_lossy(&location.path).into_owned();
     let prefix = inside.rsplit_once('/').map_or("", |(folder, _)| folder);

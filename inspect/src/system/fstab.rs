@@ -38,7 +38,10 @@ pub(crate) fn fstab(reader: &Reader<'_>, devices: &Devices) -> Vec<Mount> {
         } else {
             (
                 Severity::Problem,
-                Some("give the disk that holds it as well, or remove the line".to_owned()),
+                Some(
+                    "give the disk that holds it as well, or its key, or remove the line"
+                        .to_owned(),
+                ),
             )
         };
         reader.find(Finding {

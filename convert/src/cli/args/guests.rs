@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, ValueHint};
 use rehost_image::Compression;
 
-use super::{Booting, Earlier, Opening, Reporting, Writing};
+use super::{Booting, Earlier, Keys, MoreDisks, Opening, Reporting, Writing};
 
 /// Options of `inspect`.
 #[derive(Debug, Args)]
@@ -14,93 +14,18 @@ pub struct Inspect {
     /// A disk image, or a VMX file
     #[arg(value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
+    /// Show the disks and what lies on them only, as `rehost lsblk` does
+    #[arg(long)]
+    pub volumes: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub more: MoreDisks,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub opening: Opening,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Where inside an image a command looks.
-#[derive(Debug, Clone, Args)]
-pub struct Place {
-    /// Look at the filesystem of this partition (0: the whole disk) instead of the guest's own
-    /// mounts
-    #[arg(long, value_name = "NUMBER")]
-    pub volume: Option<u32>,
-}
-
-/// Options of `ls`.
-#[derive(Debug, Args)]
-pub struct Ls {
-    /// The disk image
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub image: PathBuf,
-    /// The directory or file in the guest
-    #[arg(default_value = "/")]
-    pub path: PathBuf,
-    /// Show type, mode, owner, size and time of each
-    #[arg(short, long)]
-    pub long: bool,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Place,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub opening: Opening,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Options of `cat`.
-#[derive(Debug, Args)]
-pub struct Cat {
-    /// The disk image
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub image: PathBuf,
-    /// The file in the guest
-    pub path: PathBuf,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Place,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub opening: Opening,
-    /// Print path, attributes and content as JSON: `text` where it is UTF-8, `base16` otherwise
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Options of `cp`.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  rehost cp disk.vmdk:/etc/fstab .\n  rehost cp -r disk.qcow2:/var/log logs\n  rehost cp motd disk.vmdk:/etc/motd --output edited.qcow2"
-)]
-pub struct Cp {
-    /// What to copy: a file here, or IMAGE:PATH
-    pub source: String,
-    /// Where to: a file or folder here, or IMAGE:PATH (with --output)
-    pub target: String,
-    /// Copy a directory with all that is in it
-    #[arg(short, long)]
-    pub recursive: bool,
-    /// For copies into an image: the new image to write; the old one is never written to
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub output: Option<PathBuf>,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub place: Place,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub opening: Opening,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub writing: Writing,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub reporting: Reporting,
 }
 
 /// The hardware a guest is prepared for.
@@ -167,6 +92,9 @@ pub struct Verify {
     /// The disk image; it is never written to
     #[arg(value_hint = ValueHint::FilePath)]
     pub image: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub more: MoreDisks,
     /// How the guest sees its disk
     #[arg(long, default_value = "virtio-blk", value_name = "BUS")]
     pub bus: BootBus,
@@ -257,6 +185,9 @@ pub struct Migrate {
     /// the VMX's own folder
     #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub allow_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub keys: Keys,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub reporting: Reporting,

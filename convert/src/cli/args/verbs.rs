@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use rehost_image::{Compression, Format, parse_size};
 
-use super::{Opening, Reporting, Writing};
+use super::{Keys, Opening, Reporting, Writing};
 
 /// Which state of a disk a command looks at.
 #[derive(Debug, Clone, Args)]
@@ -13,11 +13,50 @@ pub struct Earlier {
     /// Take the disk as it was at this internal snapshot (qcow2), by its name or id
     #[arg(long, value_name = "NAME")]
     pub snapshot: Option<String>,
+}
 
-    /// What opens an encrypted image (qcow2 with LUKS): the file that holds its passphrase, every
-    /// byte of it
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub key_file: Option<PathBuf>,
+/// Options of `compare`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  rehost compare before.vmdk after.qcow2\n  rehost compare --checksum after.qcow2.checksums.json after.qcow2"
+)]
+pub struct Compare {
+    /// One disk image
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub left: PathBuf,
+    /// The other
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "checksum", conflicts_with = "checksum")]
+    pub right: Option<PathBuf>,
+    /// Compare the image with the checksums that `convert --checksum` kept
+    #[arg(long, value_name = "SIDECAR", value_hint = ValueHint::FilePath)]
+    pub checksum: Option<PathBuf>,
+    /// The format of both images; without it, their signatures decide
+    #[arg(long = "from", value_name = "FORMAT")]
+    pub format: Option<Format>,
+    /// The first image's format, where it is another one
+    #[arg(long, value_name = "FORMAT")]
+    pub left_format: Option<Format>,
+    /// The second image's format, where it is another one
+    #[arg(long, value_name = "FORMAT")]
+    pub right_format: Option<Format>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub keys: Keys,
+    /// Take the first disk as it was at this internal snapshot
+    #[arg(long, value_name = "NAME")]
+    pub left_snapshot: Option<String>,
+    /// Take the second disk as it was at this internal snapshot
+    #[arg(long, value_name = "NAME")]
+    pub right_snapshot: Option<String>,
+    /// Also open files named by the images below this folder (may be repeated)
+    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub allow_paths: Vec<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing: the exit code tells
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
 }
 
 /// Options of `snapshot`.
@@ -212,6 +251,9 @@ pub struct Create {
     /// image's own folder
     #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub allow_paths: Vec<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub keys: Keys,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub writing: Writing,
