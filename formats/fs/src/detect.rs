@@ -10,6 +10,7 @@ use rehost_block::{Disk, DiskMut, Error, Fields, Result};
 use serde::Serialize;
 
 use crate::ext4::uuid_text;
+use crate::{Btrfs, BtrfsMut, Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs};
 use crate::{Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs, XfsMut};
 
 /// What was recognised.
@@ -58,6 +59,7 @@ pub fn open(disk: Arc<dyn Disk>) -> Result<Arc<dyn FileSystem>> {
         }) => Ok(Arc::new(Ext4::open(disk)?)),
         Some(Kind { name: "vfat", .. }) => Ok(Arc::new(Fat::open(disk)?)),
         Some(Kind { name: "xfs", .. }) => Ok(Arc::new(Xfs::open(disk)?)),
+        Some(Kind { name: "btrfs", .. }) => Ok(Arc::new(Btrfs::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be read",
             kind.name
@@ -79,6 +81,7 @@ pub fn open_mut(disk: Arc<dyn DiskMut>) -> Result<Arc<dyn FileSystemMut>> {
         }) => Ok(Arc::new(Ext4Mut::open(disk)?)),
         Some(Kind { name: "vfat", .. }) => Ok(Arc::new(FatMut::open(disk)?)),
         Some(Kind { name: "xfs", .. }) => Ok(Arc::new(XfsMut::open(disk)?)),
+        Some(Kind { name: "btrfs", .. }) => Ok(Arc::new(BtrfsMut::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be written",
             kind.name

@@ -12,6 +12,7 @@
     )
 )]
 
+mod btrfs;
 mod detect;
 mod ext4;
 mod fat;
@@ -19,6 +20,7 @@ mod filesystem;
 pub mod path;
 mod xfs;
 
+pub use btrfs::{Btrfs, BtrfsMut, Member, Subvol, Subvolume};
 pub use detect::{Kind, detect, open, open_mut};
 pub use ext4::{Ext4, Ext4Mut};
 pub use fat::{Fat, FatMut};

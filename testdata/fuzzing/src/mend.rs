@@ -11,6 +11,7 @@ pub(crate) fn checksums(target: Target, file: &[u8]) -> Option<Vec<u8>> {
         Target::Vhdx => vhdx,
         Target::Vhd => vhd,
         Target::Partitions => gpt,
+        Target::Btrfs => btrfs,
         _ => return None,
     };
     let mut mended = file.to_vec();
@@ -123,6 +124,29 @@ fn gpt(file: &mut [u8]) {
             header[16..20].fill(0);
             let sum = crc32fast::hash(header);
             header[16..20].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+}
+
+/// The CRC-32C of a Btrfs' first superblock, and of whatever looks like one of its tree blocks.
+fn btrfs(file: &mut [u8]) {
+    const AT: usize = 64 << 10;
+    let Some(head) = file.get(AT..AT + 4096) else {
+        return;
+    };
+    let uuid = head[0x20..0x30].to_vec();
+    let node = u32_le(file, AT + 0x94).clamp(4096, 64 << 10);
+    let sum = |file: &mut [u8], at: usize, len: usize| {
+        if let Some(block) = file.get_mut(at..at + len) {
+            let sum = crc32c::crc32c(&block[32..]);
+            block[..4].copy_from_slice(&sum.to_le_bytes());
+        }
+    };
+    sum(file, AT, 4096);
+    for at in (AT + 4096..file.len()).step_by(4096) {
+        let own = file.get(at + 32..at + 48);
+        if own == Some(&*uuid) {
+            sum(file, at, node);
         }
     }
 }

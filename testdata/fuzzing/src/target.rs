@@ -36,6 +36,8 @@ pub enum Target {
     Partitions,
     /// ext2, ext3, ext4: the whole tree is read, then changed.
     Ext4,
+    /// Btrfs: the whole tree is read, then changed.
+    Btrfs,
     /// An NBD server's side of a conversation.
     Nbd,
     /// A `.vmx`.
@@ -46,7 +48,7 @@ pub enum Target {
 
 impl Target {
     /// All there are.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Qcow2,
         Self::Vmdk,
         Self::Cowd,
@@ -61,6 +63,7 @@ impl Target {
         Self::Luks,
         Self::Partitions,
         Self::Ext4,
+        Self::Btrfs,
         Self::Nbd,
         Self::Vmx,
         Self::Deflate,
@@ -84,6 +87,7 @@ impl Target {
             Self::Luks => "luks",
             Self::Partitions => "partitions",
             Self::Ext4 => "ext4",
+            Self::Btrfs => "btrfs",
             Self::Nbd => "nbd",
             Self::Vmx => "vmx",
             Self::Deflate => "deflate",
@@ -122,6 +126,7 @@ impl Target {
             Self::Luks => volumes::luks(bytes),
             Self::Partitions => volumes::partitions(bytes),
             Self::Ext4 => volumes::ext4(bytes),
+            Self::Btrfs => volumes::btrfs(bytes),
             Self::Nbd => talk::nbd(bytes),
             #[cfg(feature = "machines")]
             Self::Vmx => talk::vmx(bytes),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rehost_block::{Disk, Memory, Overlay, StorageDisk};
-use rehost_fs::{Ext4, Ext4Mut, FileKind, FileSystem, FileSystemMut, Inode};
+use rehost_fs::{Btrfs, BtrfsMut, Ext4, Ext4Mut, FileKind, FileSystem, FileSystemMut, Inode};
 use rehost_luks::{Limits, LuksDisk, Secret};
 
 use crate::images::walk;
@@ -64,6 +64,24 @@ pub(crate) fn ext4(bytes: &[u8]) {
         tree(&fs);
     }
     if let Ok(fs) = Ext4Mut::open(Arc::new(Overlay::in_memory(disk))) {
+        let _ = change(&fs);
+        tree(&fs);
+    }
+}
+
+/// A Btrfs filesystem: the same, from its default subvolume and from the top one.
+pub(crate) fn btrfs(bytes: &[u8]) {
+    let disk = disk(bytes);
+    let _ = rehost_fs::detect(&disk);
+    if let Ok(fs) = Btrfs::open(Arc::clone(&disk)) {
+        let _ = fs.identity();
+        let _ = fs.subvolumes();
+        tree(&fs);
+        if let Ok(top) = fs.subvolume(&rehost_fs::Subvol::Top) {
+            tree(&top);
+        }
+    }
+    if let Ok(fs) = BtrfsMut::open(Arc::new(Overlay::in_memory(disk))) {
         let _ = change(&fs);
         tree(&fs);
     }

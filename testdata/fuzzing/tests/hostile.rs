@@ -114,6 +114,7 @@ short_runs! {
     mutated_luks: Luks,
     mutated_partitions: Partitions,
     mutated_ext4: Ext4,
+    mutated_btrfs: Btrfs,
     mutated_nbd: Nbd,
     #[cfg(feature = "machines")]
     mutated_vmx: Vmx,

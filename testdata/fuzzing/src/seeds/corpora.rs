@@ -87,6 +87,7 @@ fn seed(target: Target, path: &Path) -> Option<Seed> {
         Target::Parallels => begins(b"WithoutFreeSpace") || begins(b"WithouFreSpacExt"),
         Target::Luks => begins(b"LUKS\xba\xbe"),
         Target::Ext4 => plain.get(1080..1082) == Some(&[0x53, 0xef]),
+        Target::Btrfs => plain.get(65_600..65_608) == Some(b"_BHRfS_M"),
         Target::Partitions => plain.get(510..512) == Some(&[0x55, 0xaa]),
         Target::Vmx => true,
         _ => false,

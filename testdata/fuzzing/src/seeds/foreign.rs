@@ -152,6 +152,18 @@ const EXT4: &[Recipe] = &[
         "-q -F -t ext4 -b 1024 -N 32 -d tree -O ^resize_inode,^has_journal out 256",
     ),
 ];
+const BTRFS: &[Recipe] = &[
+    recipe(
+        "mixed",
+        "mkfs.btrfs",
+        "-q -f -n 4096 -M -m single -d single -r tree out",
+    ),
+    recipe(
+        "old",
+        "mkfs.btrfs",
+        "-q -f -n 4096 -M -m single -d single -O ^no-holes -R ^free-space-tree -r tree out",
+    ),
+];
 const PARTITIONS: &[Recipe] = &[recipe(
     "gpt",
     "sfdisk",
@@ -171,6 +183,7 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         Target::Wrapper => WRAPPER,
         Target::Luks => LUKS,
         Target::Ext4 => EXT4,
+        Target::Btrfs => BTRFS,
         Target::Partitions => PARTITIONS,
         _ => &[],
     };
@@ -216,6 +229,7 @@ fn ingredients(folder: &Path, recipe: &Recipe) {
     let room = match recipe.tool {
         "cryptsetup" => 3 << 20,
         "sfdisk" => 2 << 20,
+        "mkfs.btrfs" => 16 << 20,
         _ => 0,
     };
     if room > 0 {
