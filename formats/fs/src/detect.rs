@@ -10,8 +10,7 @@ use rehost_block::{Disk, DiskMut, Error, Fields, Result};
 use serde::Serialize;
 
 use crate::ext4::uuid_text;
-use crate::{Btrfs, BtrfsMut, Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs};
-use crate::{Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs, XfsMut};
+use crate::{Btrfs, BtrfsMut, Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs, XfsMut};
 
 /// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
