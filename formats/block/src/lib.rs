@@ -17,6 +17,7 @@
     )
 )]
 
+mod blanked;
 mod chain;
 mod disk;
 mod disk_storage;
@@ -32,6 +33,7 @@ mod storage;
 mod window;
 mod writeout;
 
+pub use blanked::Blanked;
 pub use chain::Chain;
 pub use disk::{Codec, Disk, DiskMut, Layer, Located, Packed, Run, StorageDisk, round_up};
 pub use disk_storage::DiskStorage;

@@ -10,7 +10,10 @@ use rehost_block::{Disk, DiskMut, Error, Fields, Result};
 use serde::Serialize;
 
 use crate::ext4::uuid_text;
-use crate::{Btrfs, BtrfsMut, Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Xfs, XfsMut};
+use crate::{
+    Btrfs, BtrfsMut, Ext4, Ext4Mut, Fat, FatMut, FileSystem, FileSystemMut, Iso9660, Squashfs, Xfs,
+    XfsMut,
+};
 
 /// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,6 +62,12 @@ pub fn open(disk: Arc<dyn Disk>) -> Result<Arc<dyn FileSystem>> {
         Some(Kind { name: "vfat", .. }) => Ok(Arc::new(Fat::open(disk)?)),
         Some(Kind { name: "xfs", .. }) => Ok(Arc::new(Xfs::open(disk)?)),
         Some(Kind { name: "btrfs", .. }) => Ok(Arc::new(Btrfs::open(disk)?)),
+        Some(Kind {
+            name: "iso9660", ..
+        }) => Ok(Arc::new(Iso9660::open(disk)?)),
+        Some(Kind {
+            name: "squashfs", ..
+        }) => Ok(Arc::new(Squashfs::open(disk)?)),
         Some(kind) => Err(Error::unsupported(format!(
             "holds {}, which cannot be read",
             kind.name
@@ -333,6 +342,12 @@ fn iso9660(probe: &Probe<'_>) -> Result<Option<Kind>> {
         }
     }
     Ok(kind("iso9660", id, label))
+}
+
+/// UUID and label of the ISO 9660 filesystem on `disk`.
+pub(crate) fn iso9660_names(disk: &Arc<dyn Disk>) -> Result<(Option<String>, Option<String>)> {
+    let found = iso9660(&Probe { disk })?;
+    Ok(found.map_or((None, None), |kind| (kind.uuid, kind.label)))
 }
 
 fn vfat(probe: &Probe<'_>) -> Result<Option<Kind>> {

@@ -86,8 +86,8 @@ pub struct Identity {
 pub struct Stored {
     /// Bytes of the file.
     pub file: Range<u64>,
-    /// Byte offset on the filesystem's disk, where the bytes are stored plainly; `None` for holes,
-    /// preallocated (unwritten) and inline parts.
+    /// Byte offset on the filesystem's disk, where the bytes are stored plainly; `None` for holes
+    /// and for preallocated (unwritten), inline and packed parts.
     pub disk: Option<u64>,
 }
 

@@ -1,7 +1,8 @@
 //! Filesystems, read and written in process: no mount, no root.
 //!
 //! [`detect`] says what a volume holds; [`open`] and [`open_mut`] open it. [`FileSystem`] reads,
-//! [`FileSystemMut`] writes; [`path`] resolves paths over either.
+//! [`FileSystemMut`] writes; [`path`] resolves paths over either. [`fn@unused`] says
+//! which bytes a filesystem does not use.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
@@ -17,7 +18,12 @@ mod detect;
 mod ext4;
 mod fat;
 mod filesystem;
+mod iso9660;
 pub mod path;
+mod places;
+mod squashfs;
+pub mod swap;
+mod unused;
 mod xfs;
 
 pub use btrfs::{Btrfs, BtrfsMut, Member, Subvol, Subvolume};
@@ -27,4 +33,7 @@ pub use fat::{Fat, FatMut};
 pub use filesystem::{
     Attributes, DirEntry, FileKind, FileSystem, FileSystemMut, Identity, Inode, Stored,
 };
+pub use iso9660::Iso9660;
+pub use squashfs::Squashfs;
+pub use unused::unused;
 pub use xfs::{Xfs, XfsMut};

@@ -38,6 +38,10 @@ pub enum Target {
     Ext4,
     /// Btrfs: the whole tree is read, then changed.
     Btrfs,
+    /// ISO 9660: the whole tree is read.
+    Iso9660,
+    /// squashfs: the whole tree is read.
+    Squashfs,
     /// An NBD server's side of a conversation.
     Nbd,
     /// A `.vmx`.
@@ -48,7 +52,7 @@ pub enum Target {
 
 impl Target {
     /// All there are.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Qcow2,
         Self::Vmdk,
         Self::Cowd,
@@ -64,6 +68,8 @@ impl Target {
         Self::Partitions,
         Self::Ext4,
         Self::Btrfs,
+        Self::Iso9660,
+        Self::Squashfs,
         Self::Nbd,
         Self::Vmx,
         Self::Deflate,
@@ -88,6 +94,8 @@ impl Target {
             Self::Partitions => "partitions",
             Self::Ext4 => "ext4",
             Self::Btrfs => "btrfs",
+            Self::Iso9660 => "iso9660",
+            Self::Squashfs => "squashfs",
             Self::Nbd => "nbd",
             Self::Vmx => "vmx",
             Self::Deflate => "deflate",
@@ -127,6 +135,8 @@ impl Target {
             Self::Partitions => volumes::partitions(bytes),
             Self::Ext4 => volumes::ext4(bytes),
             Self::Btrfs => volumes::btrfs(bytes),
+            Self::Iso9660 => volumes::iso9660(bytes),
+            Self::Squashfs => volumes::squashfs(bytes),
             Self::Nbd => talk::nbd(bytes),
             #[cfg(feature = "machines")]
             Self::Vmx => talk::vmx(bytes),

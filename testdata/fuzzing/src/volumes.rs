@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use rehost_block::{Disk, Memory, Overlay, StorageDisk};
-use rehost_fs::{Btrfs, BtrfsMut, Ext4, Ext4Mut, FileKind, FileSystem, FileSystemMut, Inode};
+use rehost_fs::{
+    Btrfs, BtrfsMut, Ext4, Ext4Mut, FileKind, FileSystem, FileSystemMut, Inode, Iso9660, Squashfs,
+};
 use rehost_luks::{Limits, LuksDisk, Secret};
 
 use crate::images::walk;
@@ -83,6 +85,22 @@ pub(crate) fn btrfs(bytes: &[u8]) {
     }
     if let Ok(fs) = BtrfsMut::open(Arc::new(Overlay::in_memory(disk))) {
         let _ = change(&fs);
+        tree(&fs);
+    }
+}
+
+/// An ISO 9660 filesystem: its tree is read.
+pub(crate) fn iso9660(bytes: &[u8]) {
+    if let Ok(fs) = Iso9660::open(disk(bytes)) {
+        let _ = fs.identity();
+        tree(&fs);
+    }
+}
+
+/// A squashfs filesystem: its tree is read.
+pub(crate) fn squashfs(bytes: &[u8]) {
+    if let Ok(fs) = Squashfs::open(disk(bytes)) {
+        let _ = fs.identity();
         tree(&fs);
     }
 }

@@ -115,6 +115,8 @@ short_runs! {
     mutated_partitions: Partitions,
     mutated_ext4: Ext4,
     mutated_btrfs: Btrfs,
+    mutated_iso9660: Iso9660,
+    mutated_squashfs: Squashfs,
     mutated_nbd: Nbd,
     #[cfg(feature = "machines")]
     mutated_vmx: Vmx,

@@ -5,7 +5,7 @@
 
 /// Unpacks `packed` to the end of `out`; gives how many bytes that were, or nothing when it is not LZO1X or does
 /// not fit.
-pub(super) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<usize> {
+pub(crate) fn unpack(packed: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut from = Reader { packed, at: 0 };
     let mut to = Writer { out, len: 0 };
     // Literals after the last instruction, which decide what a low instruction means: 0 to 3, or 4 after

@@ -22,7 +22,7 @@ mod extent;
 mod inode;
 mod key;
 mod log;
-mod lzo;
+pub(crate) mod lzo;
 mod names;
 mod node;
 mod pool;

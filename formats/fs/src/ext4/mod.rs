@@ -20,6 +20,7 @@ mod journal;
 mod map;
 pub(crate) mod number;
 mod superblock;
+pub(crate) mod unused;
 mod write;
 mod xattr;
 

@@ -23,6 +23,7 @@ mod entry;
 mod name;
 mod number;
 mod table;
+pub(crate) mod unused;
 mod write;
 
 use std::sync::{Arc, Mutex, PoisonError};

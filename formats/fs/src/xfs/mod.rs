@@ -18,6 +18,7 @@ mod link;
 mod log;
 mod map;
 mod superblock;
+pub(crate) mod unused;
 mod write;
 mod xattr;
 

@@ -86,6 +86,8 @@ fn seed(target: Target, path: &Path) -> Option<Seed> {
         Target::Vdi => plain.get(64..68) == Some(&[0x7f, 0x10, 0xda, 0xbe]),
         Target::Parallels => begins(b"WithoutFreeSpace") || begins(b"WithouFreSpacExt"),
         Target::Luks => begins(b"LUKS\xba\xbe"),
+        Target::Iso9660 => plain.get(32_769..32_774) == Some(b"CD001"),
+        Target::Squashfs => begins(b"hsqs"),
         Target::Ext4 => plain.get(1080..1082) == Some(&[0x53, 0xef]),
         Target::Btrfs => plain.get(65_600..65_608) == Some(b"_BHRfS_M"),
         Target::Partitions => plain.get(510..512) == Some(&[0x55, 0xaa]),

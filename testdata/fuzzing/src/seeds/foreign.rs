@@ -164,6 +164,35 @@ const BTRFS: &[Recipe] = &[
         "-q -f -n 4096 -M -m single -d single -O ^no-holes -R ^free-space-tree -r tree out",
     ),
 ];
+const ISO9660: &[Recipe] = &[
+    recipe("rock-ridge", "genisoimage", "-quiet -R -o out tree"),
+    recipe("joliet", "genisoimage", "-quiet -J -o out tree"),
+    recipe("plain", "genisoimage", "-quiet -no-pad -o out tree"),
+    recipe("xorriso", "xorriso", "-as mkisofs -quiet -R -o out tree"),
+];
+const SQUASHFS: &[Recipe] = &[
+    recipe(
+        "gzip",
+        "mksquashfs",
+        "tree out -quiet -no-progress -noI -noId -noX -b 4096",
+    ),
+    recipe(
+        "plain",
+        "mksquashfs",
+        "tree out -quiet -no-progress -noI -noId -noX -noD -noF -b 4096 -no-fragments",
+    ),
+    recipe("xz", "mksquashfs", "tree out -quiet -no-progress -comp xz"),
+    recipe(
+        "lz4",
+        "mksquashfs",
+        "tree out -quiet -no-progress -comp lz4",
+    ),
+    recipe(
+        "zstd",
+        "mksquashfs",
+        "tree out -quiet -no-progress -comp zstd",
+    ),
+];
 const PARTITIONS: &[Recipe] = &[recipe(
     "gpt",
     "sfdisk",
@@ -184,6 +213,8 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         Target::Luks => LUKS,
         Target::Ext4 => EXT4,
         Target::Btrfs => BTRFS,
+        Target::Iso9660 => ISO9660,
+        Target::Squashfs => SQUASHFS,
         Target::Partitions => PARTITIONS,
         _ => &[],
     };
