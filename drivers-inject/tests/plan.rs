@@ -11,8 +11,8 @@ use rehost_inject::plan::{Change, EditPlan, How, NetworkCard, PlanOptions, Seria
 use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
-    AddressMethod, DeviceRole, DriverState, GuestSystem, Init, Interface, NetworkTool, Place,
-    Severity,
+    AddressMethod, DeviceRole, DriverState, GuestSystem, Init, Interface, InterfaceKind,
+    NetworkTool, Place, Severity,
 };
 use support::guest::{Folder, carry_out, driver, entry, inspection, kernel, named, source, system};
 use support::{VERSION, have, pack, tree};
@@ -47,10 +47,15 @@ fn planned(system: GuestSystem, files: &Folder, options: &PlanOptions) -> EditPl
 fn interface(name: Option<&str>, mac: Option<&str>, by: NetworkTool) -> Interface {
     Interface {
         name: name.map(str::to_owned),
+        kind: InterfaceKind::Ethernet,
         mac: mac.map(str::to_owned),
         method: AddressMethod::Static,
         addresses: Vec::new(),
         gateways: Vec::new(),
+        nameservers: Vec::new(),
+        uses: Vec::new(),
+        member_of: None,
+        vlan: None,
         configured_by: by,
         place: Place::line("/etc/network/interfaces", 5),
     }

@@ -2,16 +2,19 @@
 
 pub(crate) mod bls;
 mod choice;
+pub(crate) mod esp;
 mod extlinux;
 mod grub2;
 mod legacy;
 mod systemd;
+mod unified;
 
 pub use choice::BootChoice;
 
 use crate::device::Devices;
 use crate::model::{
     BootEntry, BootLoader, BootLoaderKind, BootSource, Finding, Firmware, Place, Severity,
+    UnifiedKernel,
 };
 use crate::reader::Reader;
 use crate::tree::OpenedFilesystem;
@@ -43,6 +46,7 @@ pub(crate) struct Found {
     pub(crate) default: Option<usize>,
     pub(crate) default_reason: String,
     pub(crate) sources: Vec<BootSource>,
+    pub(crate) unified: Vec<UnifiedKernel>,
 }
 
 /// Finds the boot loader and reads its menu. Where several are configured, the one whose code is
@@ -86,6 +90,8 @@ pub(crate) fn read(context: &Context<'_>) -> BootLoader {
             default: None,
             default_reason: "no boot loader configuration was found".to_owned(),
             sources: Vec::new(),
+            esp: esp::find(context.reader),
+            unified: Vec::new(),
         };
     };
     for (number, entry) in found.entries.iter().enumerate() {
@@ -99,6 +105,8 @@ pub(crate) fn read(context: &Context<'_>) -> BootLoader {
         default: found.default,
         default_reason: found.default_reason,
         sources: found.sources,
+        esp: esp::find(context.reader),
+        unified: found.unified,
     }
 }
 

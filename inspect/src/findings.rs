@@ -1,9 +1,13 @@
 //! What follows from the facts: what will not work on another machine, and what will differ.
 
+mod boot;
+pub(crate) mod catalogue;
+mod storage;
+
 use crate::device::{DeviceSpec, Devices};
 use crate::model::{
-    Architecture, BootLoaderKind, DeviceRole, DriverState, Family, Finding, Firmware, GuestSystem,
-    Kernel, NetworkTool, Place, Severity,
+    Architecture, DeviceRole, DriverState, Family, Finding, GuestSystem, InterfaceKind, Kernel,
+    NetworkTool, Place, Severity, UnifiedKernel,
 };
 use crate::reader::Reader;
 
@@ -24,12 +28,13 @@ pub(crate) fn derive(reader: &Reader<'_>, devices: &Devices, system: &GuestSyste
         });
     }
     for kernel in &system.kernels {
-        virtio(reader, kernel);
+        virtio(reader, kernel, &system.boot.unified);
     }
     device_names(reader, system);
     boot_devices(reader, devices, system);
     network(reader, system);
-    firmware(reader, system);
+    boot::derive(reader, devices, system);
+    storage::derive(reader, system);
     software(reader, system);
 }
 
@@ -57,7 +62,7 @@ fn release(reader: &Reader<'_>, system: &GuestSystem) {
     }
 }
 
-fn virtio(reader: &Reader<'_>, kernel: &Kernel) {
+fn virtio(reader: &Reader<'_>, kernel: &Kernel, unified: &[UnifiedKernel]) {
     let Some(image) = &kernel.image else {
         return;
     };
@@ -85,8 +90,13 @@ fn virtio(reader: &Reader<'_>, kernel: &Kernel) {
         .into_iter()
         .filter(|name| !kernel.early(name))
         .collect();
+    if let Some(whole) = unified.iter().find(|whole| whole.path == *image) {
+        lacking_unified(reader, kernel, whole, &missing);
+        return;
+    }
     let (what, evidence) = match &kernel.initramfs {
-        Some(found) if found.error.is_some() => return,
+        // What is packed away inside may hold them: that has a finding of its own.
+        Some(found) if found.error.is_some() || found.squashed.is_some() => return,
         Some(found) => (
             format!(
                 "the initramfs of kernel {} lacks {}: on a virtio disk it will not find its root",
@@ -109,7 +119,33 @@ fn virtio(reader: &Reader<'_>, kernel: &Kernel) {
         id: "initramfs-lacks-virtio",
         what,
         evidence: vec![evidence],
-        fix: Some("`rehost inject` adds the modules that the guest has on disk".to_owned()),
+        fix: Some("the modules that the guest has on disk are added".to_owned()),
+    });
+}
+
+fn lacking_unified(reader: &Reader<'_>, kernel: &Kernel, image: &UnifiedKernel, missing: &[&str]) {
+    let unread =
+        |found: &&crate::model::InitramfsFound| found.error.is_some() || found.squashed.is_some();
+    if image.initramfs.as_ref().is_some_and(|found| unread(&found)) {
+        return;
+    }
+    reader.find(Finding {
+        severity: Severity::Problem,
+        id: "unified-kernel-lacks-virtio",
+        what: format!(
+            "the unified image of kernel {} lacks {}: on a virtio disk it will not find its root{}",
+            kernel.version,
+            missing.join(" and "),
+            if image.signature.is_some() {
+                ", and its signature forbids a change"
+            } else {
+                ""
+            }
+        ),
+        evidence: vec![Place::file(&image.path)],
+        fix: Some(
+            "build it again in the guest, with the virtio modules and signed as before".to_owned(),
+        ),
     });
 }
 
@@ -128,7 +164,7 @@ fn device_names(reader: &Reader<'_>, system: &GuestSystem) {
         let place = match &name.inside {
             Some(initramfs) => Place {
                 path: format!("{initramfs}:{}", name.place.path),
-                line: name.place.line,
+                ..name.place.clone()
             },
             None => name.place.clone(),
         };
@@ -223,6 +259,9 @@ fn network(reader: &Reader<'_>, system: &GuestSystem) {
         let Some(name) = interface.name.as_deref() else {
             continue;
         };
+        if interface.kind != InterfaceKind::Ethernet {
+            continue;
+        }
         // Names that systemd makes from the slot; `enx…` is made from the MAC and stays.
         let from_slot = ["ens", "enp", "eno", "enP"]
             .iter()
@@ -247,47 +286,22 @@ fn network(reader: &Reader<'_>, system: &GuestSystem) {
     }
 }
 
-fn firmware(reader: &Reader<'_>, system: &GuestSystem) {
-    if system.boot.firmware != Firmware::Uefi || system.boot.kind == BootLoaderKind::None {
-        return;
-    }
-    let esp = ["/boot/efi", "/efi", "/boot"]
-        .into_iter()
-        .find(|folder| reader.exists(&format!("{folder}/EFI")));
-    let fallback = [
-        "BOOT/BOOTX64.EFI",
-        "boot/bootx64.efi",
-        "Boot/bootx64.efi",
-        "BOOT/bootx64.efi",
-    ];
-    if let Some(esp) = esp
-        && !fallback
-            .iter()
-            .any(|file| reader.exists(&format!("{esp}/EFI/{file}")))
-    {
-        reader.find(Finding {
-            severity: Severity::Warning,
-            id: "uefi-entry-lost",
-            what: "the boot entry in the firmware's memory does not move with the disk, and there \
-                   is no EFI/BOOT/BOOTX64.EFI to fall back to"
-                .to_owned(),
-            evidence: vec![Place::file(format!("{esp}/EFI"))],
-            fix: Some("install the removable-media boot loader in the guest".to_owned()),
-        });
-    }
-}
-
 fn software(reader: &Reader<'_>, system: &GuestSystem) {
     for tool in system.tools.iter().filter(|tool| tool.hypervisor != "KVM") {
+        let (severity, id, what, fix) = if tool.sleeps {
+            let what = format!("it stays asleep outside {}", tool.hypervisor);
+            (Severity::Note, "hypervisor-tools", what, None)
+        } else {
+            let what = format!("its services fail outside {}", tool.hypervisor);
+            let fix = "uninstall it in the guest, before or after the move".to_owned();
+            (Severity::Warning, "hypervisor-tools-fail", what, Some(fix))
+        };
         reader.find(Finding {
-            severity: Severity::Note,
-            id: "hypervisor-tools",
-            what: format!(
-                "{} is installed; it stays asleep outside {}",
-                tool.name, tool.hypervisor
-            ),
+            severity,
+            id,
+            what: format!("{} is installed; {what}", tool.name),
             evidence: vec![tool.place.clone()],
-            fix: None,
+            fix,
         });
     }
     if let Some(cloud) = system.cloud_init.as_ref().filter(|cloud| !cloud.disabled) {

@@ -10,12 +10,13 @@ use rehost_block::{Disk, Error, Result};
 use crate::boot::{self, Context};
 use crate::device::Devices;
 use crate::model::{
-    Content, DiskFound, Finding, Firmware, GuestSystem, Inspection, Mount, SCHEMA, Severity,
+    Content, DiskFound, Finding, Firmware, GuestSystem, Inspection, Mount, Readiness, SCHEMA,
+    Severity,
 };
 use crate::reader::Reader;
 use crate::tree::{GuestTree, OpenedFilesystem};
 use crate::volumes::Volumes;
-use crate::{findings, kernels, names, network, system};
+use crate::{findings, kernels, names, network, packages, system};
 
 /// The GPT type of an EFI system partition, and its MBR counterpart.
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
@@ -220,23 +221,29 @@ fn look_at(
         firmware,
         boot_code,
     });
+    let packages = packages::find(&reader);
     let mut system = GuestSystem {
         os: system::release(&reader),
         hostname: system::hostname(&reader),
         architecture: system::architecture(&reader),
         init: system::init(&reader),
         root: root.at.clone(),
-        kernels: kernels::find(&reader, &boot.entries),
+        kernels: kernels::find(&reader, &boot),
         mounts,
         boot,
+        crypttab: system::crypt_mappings(&reader, &devices),
+        arrays: system::configured_arrays(&reader, &devices),
+        multipath: system::multipath(&reader),
+        lvm: system::lvm(&reader),
         network: network::find(&reader),
         resume: system::resume(&reader, &devices),
         device_names: Vec::new(),
-        tools: system::tools(&reader),
-        packages: system::packages(&reader),
+        tools: system::tools(&reader, packages.as_ref()),
+        packages,
         selinux: system::selinux(&reader),
         cloud_init: system::cloud_init(&reader),
         findings: Vec::new(),
+        readiness: Readiness::of(&[]),
     };
     system.device_names = names::find(&reader, &devices, &system);
     findings::derive(&reader, &devices, &system);
@@ -254,6 +261,7 @@ fn look_at(
         });
     }
     all_findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    system.readiness = Readiness::of(&all_findings);
     system.findings = all_findings;
     (system, tree)
 }
@@ -290,6 +298,7 @@ fn assemble(
             });
         }
     }
+    boot::esp::mount_unlisted(&mut tree, &volumes.filesystems);
     tree
 }
 

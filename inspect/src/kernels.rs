@@ -3,19 +3,22 @@
 //! The module tree is authoritative (not packages). A kernel is listed once for each image that can
 //! be booted with it, so that rescue images with an initramfs of their own are seen.
 
+mod contents;
+
 use rehost_block::Fields;
 
 use crate::initramfs::Initramfs;
 use crate::model::{
-    BootEntry, DriverFound, DriverState, Finding, Generator, InitramfsFound, InitramfsHint, Kernel,
-    Place, SegmentFound, Severity,
+    BootEntry, BootLoader, DriverFound, DriverState, Finding, InitramfsFound, Kernel, Place,
+    Severity, UnifiedKernel,
 };
 use crate::modules::{Dependencies, ModuleName, parse_names};
 use crate::reader::Reader;
 use crate::text::compare_versions;
+pub(crate) use contents::{describe, unread};
 
 /// The drivers that decide where a kernel boots: buses, disks, networks, root filesystems.
-pub const DRIVERS: [&str; 29] = [
+pub const DRIVERS: [&str; 44] = [
     "virtio",
     "virtio_ring",
     "virtio_pci",
@@ -28,12 +31,27 @@ pub const DRIVERS: [&str; 29] = [
     "ahci",
     "ata_piix",
     "nvme",
+    "megaraid_sas",
+    "mpt3sas",
+    "hpsa",
+    "smartpqi",
+    "aacraid",
     "vmw_pvscsi",
     "mptspi",
     "mptsas",
     "vmxnet3",
     "e1000",
     "e1000e",
+    "igb",
+    "igc",
+    "ixgbe",
+    "i40e",
+    "ice",
+    "tg3",
+    "bnx2",
+    "bnx2x",
+    "bnxt_en",
+    "r8169",
     "hv_vmbus",
     "hv_storvsc",
     "hv_netvsc",
@@ -47,22 +65,9 @@ pub const DRIVERS: [&str; 29] = [
     "vfat",
 ];
 
-/// Files inside an initramfs that fix a root or resume device.
-const HINTS: [&str; 6] = [
-    "conf/param.conf",
-    "conf/conf.d/resume",
-    "conf/conf.d/zz-resume-auto",
-    "etc/fstab",
-    "etc/crypttab",
-    "etc/lvm/devices/system.devices",
-];
-
-/// Largest hint that is kept. Ours.
-const MOST_HINT: usize = 64 << 10;
-
 /// Bytes of a kernel image in which its version is looked for: the real-mode part, at most 64
 /// sectors.
-const IMAGE_START: usize = 64 << 10;
+pub(crate) const IMAGE_START: usize = 64 << 10;
 
 /// Image names: what comes before the version.
 const IMAGES: [&str; 6] = [
@@ -81,25 +86,36 @@ const INITRAMFS: [&str; 7] = [
 ];
 
 /// Finds the kernels, the newest first.
-pub(crate) fn find(reader: &Reader<'_>, entries: &[BootEntry]) -> Vec<Kernel> {
+pub(crate) fn find(reader: &Reader<'_>, loader: &BootLoader) -> Vec<Kernel> {
     let boot = reader.names("/boot");
     let mut kernels = Vec::new();
-    for version in versions(reader) {
+    for version in versions(reader, &loader.unified) {
         let tree = ModuleTree::read(reader, &version);
-        let mut pairs = pairs(reader, &boot, entries, &version);
-        if pairs.is_empty() {
-            pairs.push((None, None));
-        }
-        for (image, initramfs) in pairs {
+        let kernel = |image: Option<String>, initramfs: Option<InitramfsFound>| Kernel {
+            drivers: drivers(&tree, initramfs.as_ref()),
+            config: Some(format!("/boot/config-{version}")).filter(|path| reader.exists(path)),
+            modules: reader.canonical(&format!("/lib/modules/{version}")),
+            version: version.clone(),
+            image,
+            initramfs,
+        };
+        let before = kernels.len();
+        for (image, initramfs) in pairs(reader, &boot, &loader.entries, &version) {
             let initramfs = initramfs.map(|path| unpack(reader, &path, &version));
-            kernels.push(Kernel {
-                drivers: drivers(&tree, initramfs.as_ref()),
-                config: Some(format!("/boot/config-{version}")).filter(|path| reader.exists(path)),
-                modules: reader.canonical(&format!("/lib/modules/{version}")),
-                version: version.clone(),
-                image,
-                initramfs,
-            });
+            kernels.push(kernel(image, initramfs));
+        }
+        for image in &loader.unified {
+            if image.version.as_deref() == Some(version.as_str()) {
+                // Its initramfs is no file that could be rebuilt, but what is in it counts.
+                let inside = kernel(Some(image.path.clone()), image.initramfs.clone());
+                kernels.push(Kernel {
+                    initramfs: None,
+                    ..inside
+                });
+            }
+        }
+        if kernels.len() == before {
+            kernels.push(kernel(None, None));
         }
     }
     for name in boot.iter().filter(|name| name.contains("kdump")) {
@@ -115,7 +131,7 @@ pub(crate) fn find(reader: &Reader<'_>, entries: &[BootEntry]) -> Vec<Kernel> {
 }
 
 /// Kernel versions with a module index, and those of images without one, the newest first.
-fn versions(reader: &Reader<'_>) -> Vec<String> {
+fn versions(reader: &Reader<'_>, unified: &[UnifiedKernel]) -> Vec<String> {
     let mut versions: Vec<String> = reader
         .names("/lib/modules")
         .into_iter()
@@ -128,6 +144,7 @@ fn versions(reader: &Reader<'_>) -> Vec<String> {
             .iter()
             .filter(|name| is_image(name))
             .filter_map(|name| image_version(&reader.start(&format!("/boot/{name}"), IMAGE_START)?))
+            .chain(unified.iter().filter_map(|image| image.version.clone()))
             .collect();
         versions.sort();
         versions.dedup();
@@ -226,7 +243,7 @@ fn menu_initramfs(reader: &Reader<'_>, entries: &[BootEntry], image: &str) -> Op
 
 /// `uname -r` from the setup header of an x86 kernel image (Linux `Documentation/arch/x86/boot.rst`,
 /// field `kernel_version`).
-fn image_version(start: &[u8]) -> Option<String> {
+pub(crate) fn image_version(start: &[u8]) -> Option<String> {
     let fields = Fields::new(start, "kernel setup header", 0);
     if fields.bytes(0x202, 4).ok()? != b"HdrS" {
         return None;
@@ -285,25 +302,19 @@ fn drivers(tree: &ModuleTree, initramfs: Option<&InitramfsFound>) -> Vec<DriverF
 
 /// Reads an initramfs; one that cannot be read is listed with its error.
 fn unpack(reader: &Reader<'_>, path: &str, version: &str) -> InitramfsFound {
-    let mut found = InitramfsFound {
-        path: path.to_owned(),
-        size: reader.size(path).unwrap_or_default(),
-        generator: Generator::Unknown,
-        segments: Vec::new(),
-        modules: Vec::new(),
-        hints: Vec::new(),
-        error: None,
-    };
+    let size = reader.size(path).unwrap_or_default();
     let parsed = match reader.tree.read(path) {
         Ok(Some(bytes)) => Initramfs::parse(bytes),
         Ok(None) => {
-            found.error = Some("not a file".to_owned());
-            return found;
+            return InitramfsFound {
+                error: Some("not a file".to_owned()),
+                ..unread(path, size)
+            };
         }
         Err(error) => Err(error),
     };
-    let initramfs = match parsed {
-        Ok(initramfs) => initramfs,
+    match parsed {
+        Ok(initramfs) => describe(&initramfs, path, version, size),
         Err(error) => {
             reader.find(Finding {
                 severity: Severity::Problem,
@@ -312,75 +323,12 @@ fn unpack(reader: &Reader<'_>, path: &str, version: &str) -> InitramfsFound {
                 evidence: vec![Place::file(path)],
                 fix: Some("rebuild it inside the guest".to_owned()),
             });
-            found.error = Some(error.to_string());
-            return found;
+            InitramfsFound {
+                error: Some(error.to_string()),
+                ..unread(path, size)
+            }
         }
-    };
-    found.segments = initramfs
-        .segments()
-        .iter()
-        .map(|segment| SegmentFound {
-            offset: segment.offset,
-            len: segment.len,
-            compression: segment.compression.name().to_owned(),
-            entries: u64::try_from(segment.entries.len()).unwrap_or(u64::MAX),
-        })
-        .collect();
-    found.generator = generator(&initramfs);
-    let modules = initramfs.modules(version);
-    found.modules = modules
-        .into_iter()
-        .map(|module| module.name.as_str().to_owned())
-        .collect();
-    found.modules.sort();
-    found.modules.dedup();
-    found.hints = hints(&initramfs);
-    found
-}
-
-/// What made it, by files that only that generator leaves.
-fn generator(initramfs: &Initramfs) -> Generator {
-    let has = |path: &str| initramfs.read(path.as_bytes()).is_some();
-    if has("conf/initramfs.conf") || has("scripts/functions") {
-        Generator::InitramfsTools
-    } else if has("usr/lib/dracut/build-parameter.txt")
-        || has("lib/dracut/build-parameter.txt")
-        || has("usr/lib/dracut-lib.sh")
-        || has("lib/dracut-lib.sh")
-    {
-        Generator::Dracut
-    } else if has("init_functions") && has("config") {
-        Generator::Mkinitcpio
-    } else if has("init") && has("bin/busybox") && initramfs.node(b"etc/mkinitfs").is_some()
-        || has("sbin/nlplug-findfs")
-    {
-        Generator::Mkinitfs
-    } else {
-        Generator::Unknown
     }
-}
-
-/// The files inside that fix a root or resume device.
-fn hints(initramfs: &Initramfs) -> Vec<InitramfsHint> {
-    let cmdline = initramfs.files().filter_map(|(path, _)| {
-        let path = std::str::from_utf8(path).ok()?;
-        let below = |folder: &str| path.strip_prefix(folder).is_some_and(|n| !n.contains('/'));
-        (below("etc/cmdline.d/") || below("conf/conf.d/")).then(|| path.to_owned())
-    });
-    let mut paths: Vec<String> = HINTS.iter().map(|path| (*path).to_owned()).collect();
-    paths.extend(cmdline);
-    paths.sort();
-    paths.dedup();
-    paths
-        .into_iter()
-        .filter_map(|path| {
-            let text = initramfs.text(&path)?;
-            (text.len() <= MOST_HINT && !text.trim().is_empty()).then(|| InitramfsHint {
-                text: text.into_owned(),
-                path,
-            })
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -23,14 +23,17 @@ pub mod model;
 pub mod modules;
 mod names;
 mod network;
+pub mod packages;
 mod reader;
 mod render;
 mod system;
 mod text;
 mod tree;
+pub mod unified;
 mod volumes;
 
 pub use boot::BootChoice;
+pub use findings::catalogue::{CATALOGUE, FindingKind};
 pub use guest::{Guest, Options, find_mounts, inspect, inspect_volumes, only_tree};
 pub use kernels::DRIVERS;
 pub use model::Inspection;

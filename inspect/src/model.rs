@@ -9,17 +9,24 @@
 mod boot;
 mod kernel;
 mod network;
+mod readiness;
+mod storage;
 mod volumes;
 
 use std::fmt;
 
 use serde::Serialize;
 
-pub use boot::{BootEntry, BootLoader, BootLoaderKind, BootSource, Firmware};
+pub use boot::{
+    BootEntry, BootLoader, BootLoaderKind, BootSource, EspFound, Firmware, UnifiedKernel,
+};
 pub use kernel::{
     DriverFound, DriverState, Generator, InitramfsFound, InitramfsHint, Kernel, SegmentFound,
 };
-pub use network::{AddressMethod, Interface, NetworkTool};
+pub(crate) use network::vlan_of;
+pub use network::{AddressMethod, Interface, InterfaceKind, NetworkTool};
+pub use readiness::{Finding, Readiness, SettledBy, Severity, Verdict};
+pub use storage::{ArrayConfigured, CryptMapping, LvmScope, Multipath};
 pub use volumes::{Content, DiskFound, FilesystemFound, FilesystemRef, VolumeFound};
 
 /// The version of this shape, as `schema` in the JSON.
@@ -60,6 +67,8 @@ pub struct Place {
     pub path: String,
     /// Line, from 1, where the fact is in a text file.
     pub line: Option<u32>,
+    /// Byte, from 0, where the fact is in a binary file.
+    pub byte: Option<u64>,
 }
 
 impl Place {
@@ -69,6 +78,16 @@ impl Place {
         Self {
             path: path.into(),
             line: None,
+            byte: None,
+        }
+    }
+
+    /// A byte (from 0) of a file.
+    #[must_use]
+    pub fn byte(path: impl Into<String>, byte: u64) -> Self {
+        Self {
+            byte: Some(byte),
+            ..Self::file(path)
         }
     }
 
@@ -76,17 +95,18 @@ impl Place {
     #[must_use]
     pub fn line(path: impl Into<String>, line: u32) -> Self {
         Self {
-            path: path.into(),
             line: Some(line),
+            ..Self::file(path)
         }
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "{}:{line}", self.path),
-            None => f.write_str(&self.path),
+        match (self.line, self.byte) {
+            (Some(line), _) => write!(f, "{}:{line}", self.path),
+            (None, Some(byte)) => write!(f, "{} at byte {byte}", self.path),
+            (None, None) => f.write_str(&self.path),
         }
     }
 }
@@ -106,6 +126,14 @@ pub struct GuestSystem {
     pub root: FilesystemRef,
     /// `/etc/fstab`, resolved against the disks.
     pub mounts: Vec<Mount>,
+    /// `/etc/crypttab`, resolved against the disks.
+    pub crypttab: Vec<CryptMapping>,
+    /// The arrays of `mdadm.conf`, resolved against the disks.
+    pub arrays: Vec<ArrayConfigured>,
+    /// device-mapper multipath, where it is set up.
+    pub multipath: Option<Multipath>,
+    /// What keeps LVM from looking at disks that it does not know.
+    pub lvm: Option<LvmScope>,
     /// Every kernel that has a module directory or an image.
     pub kernels: Vec<Kernel>,
     /// How it boots.
@@ -126,6 +154,8 @@ pub struct GuestSystem {
     pub cloud_init: Option<CloudInit>,
     /// What somebody who moves this machine should know.
     pub findings: Vec<Finding>,
+    /// Whether it is ready to move, by its findings.
+    pub readiness: Readiness,
 }
 
 /// The release, from `os-release` (or an older release file).
@@ -290,6 +320,10 @@ pub struct ToolFound {
     pub name: &'static str,
     /// Which hypervisor it is for.
     pub hypervisor: &'static str,
+    /// Whether it does nothing elsewhere: its services ask first where they run.
+    pub sleeps: bool,
+    /// Its version, where it is an installed package.
+    pub version: Option<String>,
     /// The file it was recognised by.
     pub place: Place,
 }
@@ -299,10 +333,33 @@ pub struct ToolFound {
 pub struct PackageDatabase {
     /// `dpkg`, `rpm`, `apk`, `pacman`.
     pub kind: &'static str,
-    /// Installed packages, where the database could be read.
+    /// How it is stored: `text`, `sqlite`, `ndb`, `berkeley-db`.
+    pub format: &'static str,
+    /// How many packages are installed, where the database could be read.
     pub installed: Option<u64>,
+    /// The installed packages, by name.
+    pub packages: Vec<Package>,
     /// Where it is.
     pub place: Place,
+}
+
+impl PackageDatabase {
+    /// The installed package called `name`.
+    #[must_use]
+    pub fn package(&self, name: &str) -> Option<&Package> {
+        self.packages.iter().find(|package| package.name == name)
+    }
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version, as its package manager writes it: `1:2.38-150.el9`.
+    pub version: String,
+    /// What it is built for: `amd64`, `noarch`.
+    pub architecture: Option<String>,
 }
 
 /// SELinux.
@@ -325,41 +382,4 @@ pub struct CloudInit {
     pub datasources: Option<String>,
     /// Where it is configured.
     pub place: Place,
-}
-
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Good to know.
-    Note,
-    /// Works, but differently than before.
-    Warning,
-    /// Will not work on another machine unless it is changed.
-    Problem,
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Problem => "problem",
-        })
-    }
-}
-
-/// Something that whoever moves this machine should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// How much it matters.
-    pub severity: Severity,
-    /// Stable name, for policies: `initramfs-lacks-virtio`.
-    pub id: &'static str,
-    /// What is so, in one sentence.
-    pub what: String,
-    /// Where that is seen.
-    pub evidence: Vec<Place>,
-    /// What would settle it.
-    pub fix: Option<String>,
 }

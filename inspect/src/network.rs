@@ -7,7 +7,9 @@ mod netplan;
 mod sections;
 mod yaml;
 
-use crate::model::{AddressMethod, Interface, NetworkTool, Place};
+use crate::model::{
+    AddressMethod, Finding, Interface, InterfaceKind, NetworkTool, Place, Severity, vlan_of,
+};
 use crate::reader::Reader;
 use crate::text::Text;
 
@@ -19,7 +21,43 @@ pub(crate) fn find(reader: &Reader<'_>) -> Vec<Interface> {
     interfaces.extend(sections::networkd(reader));
     interfaces.extend(ifcfg::read(reader));
     interfaces.extend(naming::read(reader));
-    interfaces
+    drivers(reader);
+    interfaces.into_iter().map(completed).collect()
+}
+
+/// Finds configurations that hold only for a card of a certain driver, which the new machine has not.
+fn drivers(reader: &Reader<'_>) {
+    /// Folder, ending of the names, what stands before the driver's name.
+    const PLACES: [(&str, &str, &str); 4] = [
+        ("/etc/udev/rules.d", "net.rules", "DRIVERS==\""),
+        ("/etc/netplan", ".yaml", "driver: "),
+        ("/etc/systemd/network", ".link", "Driver="),
+        ("/etc/systemd/network", ".network", "Driver="),
+    ];
+    for (folder, ending, key) in PLACES {
+        for text in files(reader, folder, |name| name.ends_with(ending)) {
+            for (line, statement) in text.statements() {
+                let Some((_, value)) = statement.split_once(key) else {
+                    continue;
+                };
+                let end = |c: char| c.is_whitespace() || matches!(c, '"' | ',');
+                let driver = value.trim_start_matches('"').split(end).next();
+                // `?*`: of any driver; virtio's is the new one already.
+                let bound = driver.filter(|name| {
+                    !name.is_empty() && !name.starts_with('?') && !name.starts_with('*')
+                });
+                if let Some(driver) = bound.filter(|name| !name.starts_with("virtio")) {
+                    reader.find(Finding {
+                        severity: Severity::Warning,
+                        id: "network-driver-match",
+                        what: format!("holds only for a network card of the driver {driver}"),
+                        evidence: vec![text.place(line)],
+                        fix: Some("match by MAC address alone in the guest".to_owned()),
+                    });
+                }
+            }
+        }
+    }
 }
 
 /// The texts of the files in `folder` whose name `wanted` likes, in name order.
@@ -39,13 +77,39 @@ fn files<'a>(
 fn interface(tool: NetworkTool, place: Place) -> Interface {
     Interface {
         name: None,
+        kind: InterfaceKind::Ethernet,
         mac: None,
         method: AddressMethod::None,
         addresses: Vec::new(),
         gateways: Vec::new(),
+        nameservers: Vec::new(),
+        uses: Vec::new(),
+        member_of: None,
+        vlan: None,
         configured_by: tool,
         place,
     }
+}
+
+/// What the name of an interface tells, where its configuration did not say more.
+fn completed(mut interface: Interface) -> Interface {
+    let Some(name) = interface.name.as_deref() else {
+        return interface;
+    };
+    if interface.kind == InterfaceKind::Ethernet {
+        interface.kind = InterfaceKind::of_name(name);
+    }
+    if interface.kind == InterfaceKind::Vlan {
+        if let Some((below, number)) = vlan_of(name) {
+            interface.vlan.get_or_insert(number);
+            if interface.uses.is_empty() {
+                interface.uses.push(below.to_owned());
+            }
+        } else if let Some(number) = name.strip_prefix("vlan") {
+            interface.vlan = interface.vlan.or_else(|| number.parse().ok());
+        }
+    }
+    interface
 }
 
 /// A MAC address in the usual spelling (`00:0c:29:4b:2b:8c`); `None` when it is not one.

@@ -6,7 +6,7 @@ use rehost_block::{Error, Result};
 
 use crate::model::{Finding, Place, Severity};
 use crate::text::Text;
-use crate::tree::GuestTree;
+use crate::tree::{GuestFile, GuestTree};
 
 /// Largest configuration file that is parsed. Ours: a `grub.cfg` of a hundred kernels has 200 KiB.
 pub(crate) const MOST_TEXT: u64 = 1 << 20;
@@ -43,6 +43,11 @@ impl<'a> Reader<'a> {
     pub(crate) fn bytes_at_most(&self, path: &str, most: u64) -> Option<Vec<u8>> {
         self.noted(path, self.tree.read_at_most(path, most))
             .flatten()
+    }
+
+    /// The regular file at `path`, to be read by place.
+    pub(crate) fn open(&self, path: &str) -> Option<GuestFile> {
+        self.noted(path, self.tree.open(path)).flatten()
     }
 
     /// Whether there is something at `path`.

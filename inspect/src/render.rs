@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write};
 
 use crate::model::{
     AddressMethod, Content, DiskFound, DriverState, Finding, GuestSystem, Inspection, Interface,
-    Kernel, Mount, VolumeFound,
+    InterfaceKind, Kernel, Mount, SettledBy, ToolFound, VolumeFound,
 };
 use rehost_volume::stack::{Kind, Use};
 use rehost_volume::{Table, Volume};
@@ -183,7 +183,11 @@ fn system_lines(f: &mut fmt::Formatter<'_>, system: &GuestSystem) -> fmt::Result
         row(f, heading, InterfaceLine(interface))?;
     }
     if !system.tools.is_empty() {
-        let tools: Vec<&str> = system.tools.iter().map(|tool| tool.name).collect();
+        let named = |tool: &ToolFound| match &tool.version {
+            Some(version) => format!("{} {version}", tool.name),
+            None => tool.name.to_owned(),
+        };
+        let tools: Vec<String> = system.tools.iter().map(named).collect();
         row(f, "tools", tools.join(", "))?;
     }
     if let Some(selinux) = &system.selinux {
@@ -196,6 +200,23 @@ fn system_lines(f: &mut fmt::Formatter<'_>, system: &GuestSystem) -> fmt::Result
             if cloud.disabled { "disabled" } else { "active" },
         )?;
     }
+    if !system.crypttab.is_empty() {
+        let names: Vec<&str> = system
+            .crypttab
+            .iter()
+            .map(|found| found.name.as_str())
+            .collect();
+        row(f, "encrypted", names.join(", "))?;
+    }
+    if !system.arrays.is_empty() {
+        let names: Vec<&str> = system
+            .arrays
+            .iter()
+            .map(|found| found.device.as_str())
+            .collect();
+        row(f, "arrays", names.join(", "))?;
+    }
+    row(f, "verdict", system.readiness)?;
     finding_lines(f, &system.findings)
 }
 
@@ -208,6 +229,23 @@ fn boot_lines(f: &mut fmt::Formatter<'_>, system: &GuestSystem) -> fmt::Result {
         write!(line, ", {config} ({count} {plural})")?;
     }
     row(f, "boot loader", line)?;
+    for image in &boot.unified {
+        let mut line = image.path.clone();
+        if let Some(version) = &image.version {
+            write!(line, ", kernel {version}")?;
+        }
+        if image.signature.is_some() {
+            write!(line, ", signed")?;
+        }
+        row(f, "unified kernel", line)?;
+    }
+    if let Some(esp) = &boot.esp {
+        let fallback = match &esp.fallback {
+            Some(path) => format!("starts {path} by itself"),
+            None => "nothing that firmware starts by itself".to_owned(),
+        };
+        row(f, "efi", format!("{}, {fallback}", esp.path))?;
+    }
     match system.default_boot() {
         Ok(choice) => {
             row(f, "boots", &choice.reason)?;
@@ -292,8 +330,10 @@ fn finding_lines(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Resul
         if !places.is_empty() {
             write!(f, " ({})", places.join(", "))?;
         }
-        if let Some(fix) = &finding.fix {
-            write!(f, "; {fix}")?;
+        match (&finding.fix, finding.settled_by()) {
+            (Some(fix), SettledBy::Migrate) => write!(f, "; `rehost migrate`: {fix}")?,
+            (Some(fix), _) => write!(f, "; {fix}")?,
+            (None, _) => {}
         }
         writeln!(f)?;
     }
@@ -327,6 +367,18 @@ impl Display for InterfaceLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let interface = self.0;
         f.write_str(interface.name.as_deref().unwrap_or("unnamed"))?;
+        if interface.kind != InterfaceKind::Ethernet {
+            write!(f, " {}", interface.kind)?;
+        }
+        if let Some(number) = interface.vlan {
+            write!(f, " {number}")?;
+        }
+        if !interface.uses.is_empty() {
+            write!(f, " of {}", interface.uses.join(" and "))?;
+        }
+        if let Some(owner) = &interface.member_of {
+            write!(f, " in {owner}")?;
+        }
         if let Some(mac) = &interface.mac {
             write!(f, " {mac}")?;
         }

@@ -4,8 +4,10 @@ mod fstab;
 mod named;
 mod release;
 mod software;
+mod storage;
 
 pub(crate) use fstab::{fstab, resume};
 pub(crate) use named::{arrays, crypttab};
 pub(crate) use release::{architecture, hostname, init, is_root, release};
-pub(crate) use software::{cloud_init, packages, selinux, tools};
+pub(crate) use software::{cloud_init, selinux, tools};
+pub(crate) use storage::{configured_arrays, crypt_mappings, lvm, multipath};

@@ -21,6 +21,26 @@ pub struct OpenedFilesystem {
     pub fs: Arc<dyn FileSystem>,
 }
 
+/// A regular file, to be read by place.
+#[derive(Debug)]
+pub(crate) struct GuestFile {
+    fs: Arc<dyn FileSystem>,
+    inode: Inode,
+    len: u64,
+}
+
+impl GuestFile {
+    /// Its length.
+    pub(crate) const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Reads at `offset`; gives how many bytes, less than `buf.len()` only at the end.
+    pub(crate) fn read(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.fs.read_at(self.inode, buf, offset)
+    }
+}
+
 /// Where a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
@@ -225,6 +245,19 @@ impl GuestTree {
             .mismatch(format!("at most {most} bytes"), attributes.size));
         }
         rehost_fs::path::read_inode(fs.as_ref(), inode).map(Some)
+    }
+
+    /// The regular file at `path`, links followed; `None` when there is none.
+    pub(crate) fn open(&self, path: &str) -> Result<Option<GuestFile>> {
+        let Some((fs, inode)) = self.end(path.as_bytes(), LastLink::Follow)? else {
+            return Ok(None);
+        };
+        let attributes = fs.attributes(inode)?;
+        Ok((attributes.kind == FileKind::Regular).then(|| GuestFile {
+            fs: Arc::clone(fs),
+            inode,
+            len: attributes.size,
+        }))
     }
 
     /// The first `len` bytes of the regular file at `path`, links followed; fewer when it is

@@ -184,7 +184,7 @@ fn steps(original: Compression, known: Option<&Unpackers>) -> Vec<Step> {
         Compression::Lz4 => steps.push(Step::Lz4),
         Compression::None if may(Compression::Gzip) => steps.push(Step::Gzip(9)),
         Compression::None => steps.push(Step::Plain),
-        Compression::Lzo => {}
+        Compression::Lzo | Compression::Lz4Frame => {}
     }
     // Slow to unpack at boot, so only when nothing else fits.
     if original == Compression::Xz || may(Compression::Xz) {

@@ -9,7 +9,7 @@ use rehost_inspect::Inspection;
 use rehost_inspect::model::{
     BootEntry, BootLoader, BootLoaderKind, BootSource, DeviceName, DeviceRole, DriverFound,
     DriverState, Family, FilesystemRef, Firmware, Generator, GuestSystem, Init, InitramfsFound,
-    Kernel, OsRelease, Place, SCHEMA,
+    Kernel, OsRelease, Place, Readiness, SCHEMA,
 };
 
 use super::VERSION;
@@ -99,6 +99,8 @@ pub fn kernel(files: &Folder) -> Kernel {
             generator: Generator::InitramfsTools,
             segments: Vec::new(),
             modules: Vec::new(),
+            host_only: None,
+            squashed: None,
             hints: Vec::new(),
             error: None,
         }),
@@ -176,7 +178,13 @@ pub fn system(kernels: Vec<Kernel>) -> GuestSystem {
             default: None,
             default_reason: String::new(),
             sources: Vec::new(),
+            esp: None,
+            unified: Vec::new(),
         },
+        crypttab: Vec::new(),
+        arrays: Vec::new(),
+        multipath: None,
+        lvm: None,
         network: Vec::new(),
         resume: Vec::new(),
         device_names: Vec::new(),
@@ -185,6 +193,7 @@ pub fn system(kernels: Vec<Kernel>) -> GuestSystem {
         selinux: None,
         cloud_init: None,
         findings: Vec::new(),
+        readiness: Readiness::of(&[]),
     }
 }
 

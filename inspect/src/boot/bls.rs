@@ -1,7 +1,7 @@
 //! Entries of the Boot Loader Specification (type 1): `key value` lines.
 //!
 //! <https://uapi-group.org/specifications/specs/boot_loader_specification/>. Shared by GRUB's
-//! `blscfg` and systemd-boot. Type 2 (unified kernel images) is left out.
+//! `blscfg` and systemd-boot. Type 2 (unified kernel images) is in `unified`.
 
 use crate::text::Text;
 
@@ -12,6 +12,8 @@ pub(crate) struct BlsEntry {
     pub(crate) version: Option<String>,
     pub(crate) sort_key: Option<String>,
     pub(crate) linux: Option<String>,
+    /// `uki` or `efi`: a program that is started instead of a kernel.
+    pub(crate) program: Option<String>,
     /// Every `initrd` line, in order.
     pub(crate) initrds: Vec<String>,
     /// Every `options` line, in order.
@@ -35,6 +37,10 @@ pub(crate) fn parse(text: &Text) -> BlsEntry {
             "sort-key" => entry.sort_key = Some(value),
             "linux" => {
                 entry.linux = Some(value);
+                linux_line = line;
+            }
+            "uki" | "efi" => {
+                entry.program = Some(value);
                 linux_line = line;
             }
             "initrd" => entry.initrds.push(value),

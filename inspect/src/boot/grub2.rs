@@ -71,6 +71,7 @@ pub(super) fn read(context: &Context<'_>) -> Option<Found> {
         default,
         default_reason,
         sources: sources(context),
+        unified: Vec::new(),
     })
 }
 

@@ -110,6 +110,7 @@ pub(super) fn parse(text: &Text) -> Found {
         entries,
         default_reason,
         sources: Vec::new(),
+        unified: Vec::new(),
     }
 }
 

@@ -1,20 +1,30 @@
-//! systemd-boot: `loader.conf` and the entries of the Boot Loader Specification beside it.
+//! systemd-boot: `loader.conf`, and the entries of the Boot Loader Specification: of type 1
+//! (`loader/entries/*.conf`) and type 2 (`EFI/Linux/*.efi`).
 //!
-//! Left out on purpose: unified kernel images (`EFI/Linux/*.efi`), which are reported, and the
-//! default that the firmware remembers (`LoaderEntryDefault`), which no disk carries.
+//! Left out on purpose: the default that the firmware remembers (`LoaderEntryDefault`), which no
+//! disk carries, and profiles inside an image.
 
 use std::cmp::Ordering;
 
 use super::bls::{self, BlsEntry};
-use super::{Context, Found};
-use crate::model::{BootEntry, BootLoaderKind, Finding, Place, Severity};
+use super::{Context, Found, unified};
+use crate::model::{BootEntry, BootLoaderKind, UnifiedKernel};
 use crate::text::{Text, compare_versions};
 
+/// Where the boot entries may be: the EFI system partition, and the extended boot partition.
 const FOLDERS: [&str; 3] = ["/efi", "/boot", "/boot/efi"];
+
+/// An entry and what it is sorted by.
+struct Sorted {
+    id: String,
+    order: BlsEntry,
+    entry: BootEntry,
+}
 
 /// Reads the menu; `None` when there are no entries.
 pub(super) fn read(context: &Context<'_>) -> Option<Found> {
-    let mut entries: Vec<(String, BlsEntry, &str, Text)> = Vec::new();
+    let mut entries: Vec<Sorted> = Vec::new();
+    let mut images: Vec<UnifiedKernel> = Vec::new();
     for folder in FOLDERS {
         let loader = format!("{folder}/loader/entries");
         for name in context.reader.names(&loader) {
@@ -22,31 +32,123 @@ pub(super) fn read(context: &Context<'_>) -> Option<Found> {
                 continue;
             };
             if let Some(text) = context.reader.text(&format!("{loader}/{name}")) {
-                entries.push((id.to_owned(), bls::parse(&text), folder, text));
+                let id = without_counter(id);
+                entries.push(conf(context, folder, id, &text, &mut images));
             }
         }
-        let unified = format!("{folder}/EFI/Linux");
-        for name in context.reader.names(&unified) {
-            if name.ends_with(".efi") {
-                context.reader.find(Finding {
-                    severity: Severity::Warning,
-                    id: "unified-kernel-image",
-                    what: format!("{name} is a unified kernel image: its parts are not read"),
-                    evidence: vec![Place::file(format!("{unified}/{name}"))],
-                    fix: None,
-                });
-            }
+        for image in unified::find(context, folder) {
+            let id = without_counter(&image.id);
+            entries.push(Sorted {
+                entry: BootEntry {
+                    id: Some(id.clone()),
+                    ..image.entry(0)
+                },
+                order: image.order,
+                id,
+            });
+            images.push(image.found);
         }
     }
     if entries.is_empty() {
         return None;
     }
-    entries.sort_by(|(a_id, a, ..), (b_id, b, ..)| order(a_id, a, b_id, b));
+    entries.sort_by(|a, b| order(&a.id, &a.order, &b.id, &b.order));
     let config = FOLDERS
         .into_iter()
         .map(|folder| format!("{folder}/loader/loader.conf"))
         .find(|path| context.reader.exists(path));
-    let loader = config.as_deref().and_then(|path| context.reader.text(path));
+    let (default, default_reason) = default(context, config.as_deref(), &entries);
+    let installed = config.is_some()
+        || FOLDERS
+            .iter()
+            .any(|folder| context.reader.exists(&format!("{folder}/EFI/systemd")));
+    let entries: Vec<BootEntry> = (0usize..)
+        .zip(entries)
+        .map(|(number, sorted)| BootEntry {
+            index: number.to_string(),
+            ..sorted.entry
+        })
+        .collect();
+    let only_images = entries.len() == images.len();
+    Some(Found {
+        kind: if only_images && !installed {
+            BootLoaderKind::UnifiedKernel
+        } else {
+            BootLoaderKind::SystemdBoot
+        },
+        config: match (&config, entries.first()) {
+            (None, Some(entry)) if only_images => entry.place.path.clone(),
+            (None, _) => format!("{}/loader/entries", FOLDERS[1]),
+            (Some(config), _) => config.clone(),
+        },
+        default,
+        entries,
+        default_reason,
+        sources: Vec::new(),
+        unified: images,
+    })
+}
+
+/// An entry of type 1. One that names a unified image boots what is inside that.
+fn conf(
+    context: &Context<'_>,
+    folder: &str,
+    id: String,
+    text: &Text,
+    images: &mut Vec<UnifiedKernel>,
+) -> Sorted {
+    let parsed = bls::parse(text);
+    let full = |path: &String| format!("{folder}/{}", path.trim_start_matches('/'));
+    let mut entry = BootEntry {
+        title: parsed.title.clone().unwrap_or_else(|| id.clone()),
+        id: Some(id.clone()),
+        index: String::new(),
+        kernel: parsed.linux.as_ref().map(full),
+        initrds: parsed.initrds.iter().map(full).collect(),
+        command_line: parsed.options.join(" "),
+        place: text.place(parsed.options_line),
+    };
+    let program = parsed.program.as_ref().map(full);
+    let image = program.as_deref().and_then(|path| {
+        let (folder, name) = path.rsplit_once('/')?;
+        unified::read(context, folder, name)
+    });
+    if let (None, Some(image)) = (&entry.kernel, image) {
+        entry.kernel = Some(image.found.path.clone());
+        if entry.command_line.is_empty() {
+            entry.command_line = image.found.command_line.clone().unwrap_or_default();
+        }
+        images.push(image.found);
+    }
+    Sorted {
+        id,
+        order: parsed,
+        entry,
+    }
+}
+
+/// The name of an entry without its boot counter: `name+3-1` is `name`, `x+2.efi` is `x.efi`.
+fn without_counter(file: &str) -> String {
+    let (name, ending) = match file.strip_suffix(".efi") {
+        Some(name) => (name, ".efi"),
+        None => (file, ""),
+    };
+    let counter =
+        |count: &str| !count.is_empty() && count.chars().all(|c| c.is_ascii_digit() || c == '-');
+    match name.rsplit_once('+') {
+        Some((name, count)) if counter(count) => format!("{name}{ending}"),
+        _ => file.to_owned(),
+    }
+}
+
+/// The entry that `loader.conf` names, else the first in the specification's order.
+fn default(
+    context: &Context<'_>,
+    config: Option<&str>,
+    entries: &[Sorted],
+) -> (Option<usize>, String) {
+    let first = entries.first().map(|_| 0);
+    let loader = config.and_then(|path| context.reader.text(path));
     let pattern = loader.as_ref().and_then(|text| {
         text.statements().find_map(|(line, statement)| {
             let value = statement.strip_prefix("default")?;
@@ -54,41 +156,17 @@ pub(super) fn read(context: &Context<'_>) -> Option<Found> {
             Some((value.to_owned(), text.place(line)))
         })
     });
-    let ids: Vec<String> = entries.iter().map(|(id, ..)| id.clone()).collect();
-    let named = pattern.as_ref().and_then(|(pattern, _)| {
-        let pattern = pattern.strip_suffix(".conf").unwrap_or(pattern);
-        ids.iter().position(|id| matches(pattern, id))
-    });
-    let default_reason = match (&pattern, named) {
-        (Some((value, place)), Some(_)) => format!("default {value} ({place})"),
-        (Some((value, place)), None) => {
-            format!("default {value} ({place}) names no entry: the newest one")
-        }
-        (None, _) => "no default is set: the newest entry".to_owned(),
+    let Some((value, place)) = pattern else {
+        return (first, "no default is set: the newest entry".to_owned());
     };
-    let entries: Vec<BootEntry> = (0usize..)
-        .zip(entries)
-        .map(|(number, (id, entry, folder, text))| {
-            let full = |path: &String| format!("{folder}/{}", path.trim_start_matches('/'));
-            BootEntry {
-                title: entry.title.clone().unwrap_or_else(|| id.clone()),
-                id: Some(id),
-                index: number.to_string(),
-                kernel: entry.linux.as_ref().map(full),
-                initrds: entry.initrds.iter().map(full).collect(),
-                command_line: entry.options.join(" "),
-                place: text.place(entry.options_line),
-            }
-        })
-        .collect();
-    Some(Found {
-        kind: BootLoaderKind::SystemdBoot,
-        config: config.unwrap_or_else(|| format!("{}/loader/entries", FOLDERS[1])),
-        default: named.or(entries.first().map(|_| 0)),
-        entries,
-        default_reason,
-        sources: Vec::new(),
-    })
+    let wanted = value.strip_suffix(".conf").unwrap_or(&value);
+    match entries.iter().position(|entry| matches(wanted, &entry.id)) {
+        Some(at) => (Some(at), format!("default {value} ({place})")),
+        None => (
+            first,
+            format!("default {value} ({place}) names no entry: the newest one"),
+        ),
+    }
 }
 
 /// The specification's order: entries with a sort key first and by it, then the newer version,
@@ -155,6 +233,18 @@ mod tests {
             ("", "", true),
         ] {
             assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_boot_counter_is_no_part_of_the_name() {
+        for (file, id) in [
+            ("arch+3-1", "arch"),
+            ("arch+2.efi", "arch.efi"),
+            ("c++", "c++"),
+            ("linux-6.1+deb12", "linux-6.1+deb12"),
+        ] {
+            assert_eq!(without_counter(file), id);
         }
     }
 

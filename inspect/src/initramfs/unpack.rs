@@ -2,8 +2,9 @@
 //!
 //! Each answer says how many bytes of the input the stream took, because another segment may
 //! follow. Formats: RFC 1952 (gzip), RFC 8878 (zstd), the `.xz` and `.lzma` file formats, bzip2, and
-//! the lz4 "legacy frame" (lz4 frame format 1.6, section "Legacy frame"), which is the only lz4 that
-//! Linux unpacks. Left out on purpose: lzo, refused by name.
+//! lz4: its "legacy frame" (lz4 frame format 1.6, section "Legacy frame"), which is the only lz4 that
+//! Linux unpacks, and its frame, which is read so that what is inside can be told. Left out on
+//! purpose: lzo, refused by name.
 
 use std::io::{BufRead, Read};
 
@@ -39,6 +40,8 @@ pub enum Compression {
     Bzip2,
     /// lz4 in its legacy frame.
     Lz4,
+    /// lz4 in its frame, which no kernel unpacks.
+    Lz4Frame,
     /// Zstandard.
     Zstd,
     /// lzo: recognised, not unpacked.
@@ -49,13 +52,14 @@ impl Compression {
     /// What `bytes` begin with, if it is anything that the kernel unpacks.
     #[must_use]
     pub fn identify(bytes: &[u8]) -> Option<Self> {
-        const MAGICS: [(&[u8], Compression); 8] = [
+        const MAGICS: [(&[u8], Compression); 9] = [
             (super::MAGIC, Compression::None),
             (&[0x1f, 0x8b], Compression::Gzip),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], Compression::Xz),
             (&[0x5d, 0, 0], Compression::Lzma),
             (b"BZh", Compression::Bzip2),
             (&LZ4_MAGIC, Compression::Lz4),
+            (&[0x04, 0x22, 0x4d, 0x18], Compression::Lz4Frame),
             (&[0x28, 0xb5, 0x2f, 0xfd], Compression::Zstd),
             (&[0x89, b'L', b'Z', b'O'], Compression::Lzo),
         ];
@@ -75,6 +79,7 @@ impl Compression {
             Self::Lzma => "lzma",
             Self::Bzip2 => "bzip2",
             Self::Lz4 => "lz4",
+            Self::Lz4Frame => "lz4-frame",
             Self::Zstd => "zstd",
             Self::Lzo => "lzo",
         }
@@ -90,6 +95,8 @@ impl Compression {
             Self::Lzma => Some("CONFIG_RD_LZMA"),
             Self::Bzip2 => Some("CONFIG_RD_BZIP2"),
             Self::Lz4 => Some("CONFIG_RD_LZ4"),
+            // Set in no kernel's configuration: none unpacks it.
+            Self::Lz4Frame => Some("CONFIG_RD_LZ4_FRAME"),
             Self::Zstd => Some("CONFIG_RD_ZSTD"),
             Self::Lzo => Some("CONFIG_RD_LZO"),
         }
@@ -140,6 +147,11 @@ pub(super) fn unpack(
             (plain, decoder.finish())
         }
         Compression::Lz4 => unpack_lz4(packed, most)?,
+        Compression::Lz4Frame => {
+            let mut decoder = lz4_flex::frame::FrameDecoder::new(packed);
+            let plain = drain(&mut decoder, compression, most)?;
+            (plain, decoder.into_inner())
+        }
         Compression::Lzo => {
             return Err(Error::unsupported("initramfs is compressed with lzo")
                 .in_structure("initramfs")

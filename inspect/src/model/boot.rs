@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Place;
+use super::{InitramfsFound, Place};
 
 /// How the guest boots.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,6 +23,46 @@ pub struct BootLoader {
     pub default_reason: String,
     /// Lines from which the configuration is generated (`/etc/default/grub`).
     pub sources: Vec<BootSource>,
+    /// The EFI system partition, where one is mounted or found.
+    pub esp: Option<EspFound>,
+    /// Kernels that are EFI programs with their initramfs and command line inside.
+    pub unified: Vec<UnifiedKernel>,
+}
+
+/// An EFI system partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EspFound {
+    /// Where the guest has it: `/boot/efi`.
+    pub path: String,
+    /// The EFI programs below its folder `EFI`, as paths in the guest.
+    pub loaders: Vec<String>,
+    /// The one that firmware starts when it knows no entry: `EFI/BOOT/BOOTX64.EFI`.
+    pub fallback: Option<String>,
+}
+
+/// A unified kernel image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnifiedKernel {
+    /// Its path in the guest.
+    pub path: String,
+    /// `uname -r` of the kernel inside, where the image says it.
+    pub version: Option<String>,
+    /// The system that it says it is of.
+    pub os: Option<String>,
+    /// The command line inside.
+    pub command_line: Option<String>,
+    /// Where its signature begins in the file, in bytes; `None` when it is not signed.
+    pub signature: Option<u64>,
+    /// Whether it carries values that a TPM policy is made from (`.pcrsig`).
+    pub measured: bool,
+    /// Names of its sections, in file order.
+    pub sections: Vec<String>,
+    /// Files that systemd-stub adds to it: `*.addon.efi`, credentials.
+    pub addons: Vec<String>,
+    /// The initramfs inside; its path is that of the image.
+    pub initramfs: Option<InitramfsFound>,
+    /// Why it could not be read, if it could not.
+    pub error: Option<String>,
 }
 
 /// Which boot loader.
@@ -37,6 +77,8 @@ pub enum BootLoaderKind {
     Extlinux,
     /// systemd-boot.
     SystemdBoot,
+    /// None: the firmware starts a unified kernel image.
+    UnifiedKernel,
     /// None was found.
     None,
 }
@@ -48,6 +90,7 @@ impl fmt::Display for BootLoaderKind {
             Self::GrubLegacy => "GRUB legacy",
             Self::Extlinux => "extlinux",
             Self::SystemdBoot => "systemd-boot",
+            Self::UnifiedKernel => "unified kernel image",
             Self::None => "none found",
         })
     }

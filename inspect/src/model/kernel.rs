@@ -79,6 +79,12 @@ pub struct InitramfsFound {
     pub segments: Vec<SegmentFound>,
     /// Modules inside, by name (underscores), sorted.
     pub modules: Vec<String>,
+    /// Whether it holds only what the machine needed that it was made on (dracut's `hostonly`,
+    /// `MODULES=dep` of initramfs-tools); `None` where nothing inside says so.
+    pub host_only: Option<bool>,
+    /// The image inside that most of it is packed away in, which is not looked into
+    /// (`squashfs-root.img` of dracut).
+    pub squashed: Option<String>,
     /// Files inside that fix a root or resume device.
     pub hints: Vec<InitramfsHint>,
     /// Why it could not be read, if it could not.

@@ -3,7 +3,7 @@
 //! interfaces(5). Left out on purpose: `mapping` and `inherits`.
 
 use super::{interface, mac, with_prefix};
-use crate::model::{AddressMethod, Interface, NetworkTool};
+use crate::model::{AddressMethod, Interface, InterfaceKind, NetworkTool};
 use crate::reader::Reader;
 use crate::text::Text;
 
@@ -95,6 +95,28 @@ pub(super) fn parse(text: &Text) -> Vec<Interface> {
                         }
                     }
                     ("gateway", [gateway, ..]) => last.gateways.push((*gateway).to_owned()),
+                    ("dns-nameservers" | "dns-nameserver", servers) => last
+                        .nameservers
+                        .extend(servers.iter().map(|server| (*server).to_owned())),
+                    ("bond-slaves" | "slaves" | "bond_slaves", members) => {
+                        last.kind = InterfaceKind::Bond;
+                        last.uses = members_of(members);
+                    }
+                    ("bridge_ports" | "bridge-ports", members) => {
+                        last.kind = InterfaceKind::Bridge;
+                        last.uses = members_of(members);
+                    }
+                    ("bond-master", [master, ..]) => {
+                        last.member_of = Some((*master).to_owned());
+                    }
+                    ("vlan-raw-device" | "vlan_raw_device", [below, ..]) => {
+                        last.kind = InterfaceKind::Vlan;
+                        last.uses = vec![(*below).to_owned()];
+                    }
+                    ("vlan-id", [number, ..]) => {
+                        last.kind = InterfaceKind::Vlan;
+                        last.vlan = number.parse().ok();
+                    }
                     ("hwaddress", _) => last.mac = rest.last().and_then(|value| mac(value)),
                     _ => {}
                 }
@@ -103,6 +125,16 @@ pub(super) fn parse(text: &Text) -> Vec<Interface> {
         }
     }
     found
+}
+
+/// `none`, and `regex` lists, name no interface.
+fn members_of(words: &[&str]) -> Vec<String> {
+    words
+        .iter()
+        .filter(|word| **word != "none")
+        .take_while(|word| **word != "regex")
+        .map(|word| (*word).to_owned())
+        .collect()
 }
 
 #[cfg(test)]
@@ -126,8 +158,31 @@ mod tests {
         assert_eq!((v4.method, v4.place.line), (AddressMethod::Static, Some(6)));
         assert_eq!(v4.addresses, ["192.0.2.10/24"]);
         assert_eq!(v4.gateways, ["192.0.2.1"]);
+        assert_eq!(v4.nameservers, ["192.0.2.53"]);
         assert_eq!(v6.addresses, ["2001:db8::10/64"]);
         assert_eq!(second.method, AddressMethod::Dhcp);
         assert_eq!(second.mac.as_deref(), Some("00:0c:29:4b:2b:8c"));
+    }
+
+    #[test]
+    fn bonds_bridges_and_vlans_name_what_they_are_made_of() {
+        let found = parse(&Text::new(
+            "/etc/network/interfaces",
+            b"iface bond0 inet manual\n  bond-slaves ens192 ens224\n  bond-mode 802.3ad\n\
+              iface vmbr0 inet static\n  address 192.0.2.1/24\n  bridge-ports bond0\n\
+              iface lan inet manual\n  vlan-raw-device bond0\n  vlan-id 7\n",
+        ));
+        let shown: Vec<_> = found
+            .iter()
+            .map(|interface| (interface.kind, interface.uses.join(" "), interface.vlan))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (InterfaceKind::Bond, "ens192 ens224".to_owned(), None),
+                (InterfaceKind::Bridge, "bond0".to_owned(), None),
+                (InterfaceKind::Vlan, "bond0".to_owned(), Some(7)),
+            ]
+        );
     }
 }

@@ -5,7 +5,7 @@
 
 use super::yaml::{Node, parse};
 use super::{files, interface, mac};
-use crate::model::{AddressMethod, Finding, Interface, NetworkTool, Severity};
+use crate::model::{AddressMethod, Finding, Interface, InterfaceKind, NetworkTool, Severity};
 use crate::reader::Reader;
 use crate::text::Text;
 
@@ -29,14 +29,31 @@ pub(super) fn read(reader: &Reader<'_>) -> Vec<Interface> {
     .collect()
 }
 
+/// The kinds that are read, and what each is.
+const KINDS: [(&str, InterfaceKind); 5] = [
+    ("ethernets", InterfaceKind::Ethernet),
+    ("bonds", InterfaceKind::Bond),
+    ("bridges", InterfaceKind::Bridge),
+    ("vlans", InterfaceKind::Vlan),
+    ("dummy-devices", InterfaceKind::Virtual),
+];
+
 fn interfaces(text: &Text, document: &Node) -> Vec<Interface> {
     let network = document.get("network");
-    ["ethernets", "bonds", "bridges", "vlans"]
+    KINDS
         .iter()
-        .filter_map(|kind| network?.get(kind))
-        .flat_map(Node::entries)
-        .map(|(key, node)| one(text, key, node))
+        .filter_map(|(key, kind)| Some((network?.get(key)?, *kind)))
+        .flat_map(|(node, kind)| node.entries().iter().map(move |entry| (entry, kind)))
+        .map(|((key, node), kind)| Interface {
+            kind,
+            ..one(text, key, node)
+        })
         .collect()
+}
+
+fn strings(node: Option<&Node>) -> Vec<String> {
+    let items = node.map_or(&[][..], Node::items).iter();
+    items.filter_map(Node::scalar).map(str::to_owned).collect()
 }
 
 fn one(text: &Text, key: &str, node: &Node) -> Interface {
@@ -87,6 +104,15 @@ fn one(text: &Text, key: &str, node: &Node) -> Interface {
         method,
         addresses,
         gateways: gateways.collect(),
+        nameservers: strings(
+            node.get("nameservers")
+                .and_then(|node| node.get("addresses")),
+        ),
+        uses: strings(node.get("interfaces"))
+            .into_iter()
+            .chain(scalar(Some(node), "link"))
+            .collect(),
+        vlan: scalar(Some(node), "id").and_then(|id| id.parse().ok()),
         ..interface(NetworkTool::Netplan, text.place(node.line))
     }
 }
@@ -112,6 +138,7 @@ mod tests {
         assert_eq!(first.name.as_deref(), Some("ens192"));
         assert_eq!(first.addresses, ["192.0.2.10/24"]);
         assert_eq!(first.gateways, ["192.0.2.1"]);
+        assert_eq!(first.nameservers, ["192.0.2.53"]);
         assert_eq!(
             (first.method, first.place.line),
             (AddressMethod::Static, Some(4))
@@ -119,5 +146,22 @@ mod tests {
         assert_eq!(second.name.as_deref(), Some("lan0"));
         assert_eq!(second.mac.as_deref(), Some("00:50:56:ac:cf:51"));
         assert_eq!(second.method, AddressMethod::Dhcp);
+    }
+
+    #[test]
+    fn a_vlan_on_a_bond_names_both() {
+        let text = Text::new(
+            "/etc/netplan/01.yaml",
+            b"network:\n  bonds:\n    bond0:\n      interfaces: [ens192, ens224]\n\
+              \x20 vlans:\n    lan:\n      id: 7\n      link: bond0\n      addresses: [192.0.2.1/24]\n",
+        );
+        let found = interfaces(&text, &parse(&text.content).unwrap());
+        assert_eq!(found[0].kind, InterfaceKind::Bond);
+        assert_eq!(found[0].uses, ["ens192", "ens224"]);
+        assert_eq!(
+            (found[1].kind, found[1].vlan),
+            (InterfaceKind::Vlan, Some(7))
+        );
+        assert_eq!(found[1].uses, ["bond0"]);
     }
 }

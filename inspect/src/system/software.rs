@@ -1,114 +1,138 @@
-//! Installed software that matters for a move: hypervisor tools, package database, SELinux,
-//! cloud-init.
+//! Installed software that matters for a move: hypervisor tools, SELinux, cloud-init.
 
 use crate::model::{CloudInit, PackageDatabase, Place, Selinux, ToolFound};
 use crate::reader::Reader;
 
-/// Largest package database that is counted. Ours: a full desktop has 10 MiB.
-const MOST_DATABASE: u64 = 64 << 20;
+/// How a tool is recognised.
+struct Tool {
+    name: &'static str,
+    hypervisor: &'static str,
+    /// Whether it does nothing elsewhere.
+    sleeps: bool,
+    /// Names of its package.
+    packages: &'static [&'static str],
+    /// Files of which one is enough.
+    files: &'static [&'static str],
+}
 
-/// How each tool is recognised: name, hypervisor, files of which one is enough.
-const TOOLS: [(&str, &str, &[&str]); 8] = [
-    (
-        "open-vm-tools",
-        "VMware",
-        &["/usr/bin/vmtoolsd", "/usr/bin/vmware-toolbox-cmd"],
-    ),
-    (
-        "VMware Tools (tarball)",
-        "VMware",
-        &[
+const TOOLS: [Tool; 12] = [
+    Tool {
+        name: "open-vm-tools",
+        hypervisor: "VMware",
+        sleeps: true,
+        packages: &["open-vm-tools"],
+        files: &["/usr/bin/vmtoolsd", "/usr/bin/vmware-toolbox-cmd"],
+    },
+    Tool {
+        name: "VMware Tools (tarball)",
+        hypervisor: "VMware",
+        sleeps: false,
+        packages: &["VMwareTools", "vmware-tools-core"],
+        files: &[
             "/etc/vmware-tools/locations",
             "/usr/bin/vmware-uninstall-tools.pl",
         ],
-    ),
-    (
-        "VirtualBox Guest Additions",
-        "VirtualBox",
-        &[
+    },
+    Tool {
+        name: "VirtualBox Guest Additions",
+        hypervisor: "VirtualBox",
+        sleeps: false,
+        packages: &["virtualbox-guest-utils", "virtualbox-guest-additions"],
+        files: &[
             "/var/lib/VBoxGuestAdditions/config",
             "/usr/sbin/VBoxService",
+            "/usr/bin/VBoxService",
         ],
-    ),
-    (
-        "Hyper-V daemons",
-        "Hyper-V",
-        &["/usr/sbin/hv_kvp_daemon", "/usr/sbin/hypervkvpd"],
-    ),
-    (
-        "Azure Linux agent",
-        "Azure",
-        &["/usr/sbin/waagent", "/usr/bin/waagent"],
-    ),
-    ("Xen guest utilities", "Xen", &["/usr/sbin/xe-daemon"]),
-    (
-        "qemu-guest-agent",
-        "KVM",
-        &["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"],
-    ),
-    ("Parallels Tools", "Parallels", &["/usr/bin/prltoolsd"]),
+    },
+    Tool {
+        name: "Hyper-V daemons",
+        hypervisor: "Hyper-V",
+        sleeps: true,
+        packages: &["hyperv-daemons", "hypervkvpd", "linux-cloud-tools-common"],
+        files: &["/usr/sbin/hv_kvp_daemon", "/usr/sbin/hypervkvpd"],
+    },
+    Tool {
+        name: "Azure Linux agent",
+        hypervisor: "Azure",
+        sleeps: true,
+        packages: &["walinuxagent", "WALinuxAgent"],
+        files: &["/usr/sbin/waagent", "/usr/bin/waagent"],
+    },
+    Tool {
+        name: "Xen guest utilities",
+        hypervisor: "Xen",
+        sleeps: true,
+        packages: &["xe-guest-utilities", "xen-guest-agent"],
+        files: &["/usr/sbin/xe-daemon", "/usr/sbin/xe-linux-distribution"],
+    },
+    Tool {
+        name: "qemu-guest-agent",
+        hypervisor: "KVM",
+        sleeps: true,
+        packages: &["qemu-guest-agent"],
+        files: &["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"],
+    },
+    Tool {
+        name: "spice-vdagent",
+        hypervisor: "KVM",
+        sleeps: true,
+        packages: &["spice-vdagent"],
+        files: &["/usr/sbin/spice-vdagentd", "/usr/bin/spice-vdagentd"],
+    },
+    Tool {
+        name: "Parallels Tools",
+        hypervisor: "Parallels",
+        sleeps: false,
+        packages: &[],
+        files: &["/usr/bin/prltoolsd", "/usr/lib/parallels-tools/install"],
+    },
+    Tool {
+        name: "Nutanix Guest Tools",
+        hypervisor: "Nutanix AHV",
+        sleeps: false,
+        packages: &["nutanix-guest-agent"],
+        files: &["/usr/local/nutanix/ngt/ngt_guest_agent"],
+    },
+    Tool {
+        name: "Google guest agent",
+        hypervisor: "Google Compute Engine",
+        sleeps: false,
+        packages: &["google-guest-agent"],
+        files: &["/usr/bin/google_guest_agent"],
+    },
+    Tool {
+        name: "Amazon SSM agent",
+        hypervisor: "Amazon EC2",
+        sleeps: false,
+        packages: &["amazon-ssm-agent"],
+        files: &["/usr/bin/amazon-ssm-agent"],
+    },
 ];
 
 /// Programs made for a hypervisor.
-pub(crate) fn tools(reader: &Reader<'_>) -> Vec<ToolFound> {
+pub(crate) fn tools(reader: &Reader<'_>, packages: Option<&PackageDatabase>) -> Vec<ToolFound> {
     TOOLS
         .iter()
-        .filter_map(|(name, hypervisor, files)| {
-            let file = files.iter().find(|file| reader.exists(file))?;
+        .filter_map(|tool| {
+            let package = packages.and_then(|database| {
+                let mut names = tool.packages.iter();
+                names.find_map(|name| database.package(name))
+            });
+            let file = tool.files.iter().find(|file| reader.exists(file));
+            let place = match (file, packages) {
+                (Some(file), _) => Place::file(*file),
+                (None, Some(database)) if package.is_some() => database.place.clone(),
+                (None, _) => return None,
+            };
             Some(ToolFound {
-                name,
-                hypervisor,
-                place: Place::file(*file),
+                name: tool.name,
+                hypervisor: tool.hypervisor,
+                sleeps: tool.sleeps,
+                version: package.map(|package| package.version.clone()),
+                place,
             })
         })
         .collect()
-}
-
-/// The package database: counted where it is text, named otherwise.
-pub(crate) fn packages(reader: &Reader<'_>) -> Option<PackageDatabase> {
-    let text = |path: &str| {
-        let bytes = reader.tree.read_at_most(path, MOST_DATABASE).ok()??;
-        Some(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let count = |path: &str, counts: fn(&str) -> bool| {
-        let text = text(path)?;
-        u64::try_from(text.lines().filter(|line| counts(line)).count()).ok()
-    };
-    let dpkg = "/var/lib/dpkg/status";
-    if reader.exists(dpkg) {
-        return Some(PackageDatabase {
-            kind: "dpkg",
-            installed: count(dpkg, |line| line == "Status: install ok installed"),
-            place: Place::file(dpkg),
-        });
-    }
-    let apk = "/lib/apk/db/installed";
-    if reader.exists(apk) {
-        return Some(PackageDatabase {
-            kind: "apk",
-            installed: count(apk, |line| line.starts_with("P:")),
-            place: Place::file(apk),
-        });
-    }
-    let pacman = "/var/lib/pacman/local";
-    if reader.exists(pacman) {
-        let packages = reader.names(pacman);
-        let packages = packages.iter().filter(|name| *name != "ALPM_DB_VERSION");
-        return Some(PackageDatabase {
-            kind: "pacman",
-            installed: u64::try_from(packages.count()).ok(),
-            place: Place::file(pacman),
-        });
-    }
-    // Binary databases (sqlite, ndb, Berkeley DB): which packages they list is not read.
-    ["/usr/lib/sysimage/rpm", "/var/lib/rpm"]
-        .iter()
-        .find(|path| reader.exists(path))
-        .map(|path| PackageDatabase {
-            kind: "rpm",
-            installed: None,
-            place: Place::file(*path),
-        })
 }
 
 /// SELinux, as configured.

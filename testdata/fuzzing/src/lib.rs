@@ -8,6 +8,7 @@
 // A finding is a panic: that is what every caller looks for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod guests;
 mod images;
 mod input;
 mod means;

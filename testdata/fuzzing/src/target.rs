@@ -3,7 +3,7 @@
 use rehost_image::Format;
 
 use crate::input::expand;
-use crate::{images, means, mend, talk, volumes};
+use crate::{guests, images, means, mend, talk, volumes};
 
 /// A parser, or several that read the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,10 @@ pub enum Target {
     Vmx,
     /// The deflate encoder: what it writes decodes to what it was given.
     Deflate,
+    /// rpm's database: SQLite with its log, ndb, Berkeley DB.
+    RpmDatabase,
+    /// A unified kernel image: its headers and sections.
+    Unified,
 }
 
 impl Target {
@@ -73,6 +77,8 @@ impl Target {
         Self::Nbd,
         Self::Vmx,
         Self::Deflate,
+        Self::RpmDatabase,
+        Self::Unified,
     ];
 
     /// Its name: of its program in `fuzz/`, of the folder with its regressions.
@@ -99,6 +105,8 @@ impl Target {
             Self::Nbd => "nbd",
             Self::Vmx => "vmx",
             Self::Deflate => "deflate",
+            Self::RpmDatabase => "rpmdb",
+            Self::Unified => "unified",
         }
     }
 
@@ -143,6 +151,8 @@ impl Target {
             #[cfg(not(feature = "machines"))]
             Self::Vmx => panic!("built without the feature machines"),
             Self::Deflate => talk::deflate(bytes),
+            Self::RpmDatabase => guests::rpm(bytes),
+            Self::Unified => guests::unified(bytes),
         }
     }
 }

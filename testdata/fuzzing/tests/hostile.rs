@@ -121,4 +121,6 @@ short_runs! {
     #[cfg(feature = "machines")]
     mutated_vmx: Vmx,
     mutated_deflate: Deflate,
+    mutated_rpmdb: RpmDatabase,
+    mutated_unified: Unified,
 }

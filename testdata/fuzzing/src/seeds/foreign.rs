@@ -108,6 +108,14 @@ const WRAPPER: &[Recipe] = &[
     recipe("zstd", "zstd", "-q disk"),
     recipe("bzip2", "bzip2", "-k disk"),
 ];
+/// A comment stands for each blank of a statement.
+const RPM: &[Recipe] = &[recipe(
+    "sqlite",
+    "sqlite3",
+    "out CREATE/**/TABLE/**/Packages(hnum/**/INTEGER/**/PRIMARY/**/KEY,blob/**/BLOB/**/NOT/**/NULL);\
+     out INSERT/**/INTO/**/Packages(blob)/**/VALUES(x'0000000100000005000003e8000000060000000000000001626173680000');\
+     out INSERT/**/INTO/**/Packages(blob)/**/VALUES(zeroblob(9000))",
+)];
 const LUKS: &[Recipe] = &[
     recipe(
         "luks1",
@@ -216,6 +224,7 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         Target::Iso9660 => ISO9660,
         Target::Squashfs => SQUASHFS,
         Target::Partitions => PARTITIONS,
+        Target::RpmDatabase => RPM,
         _ => &[],
     };
     recipes.iter().filter_map(cook).collect()

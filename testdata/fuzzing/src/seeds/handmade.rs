@@ -1,5 +1,7 @@
 //! Seeds made by hand: files that no tool here writes, and text.
 
+mod guests;
+
 use super::{Seed, disk};
 use crate::Target;
 
@@ -90,6 +92,8 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         Target::Nbd => vec![("old", nbd_old()), ("new", nbd_new())],
         Target::Vmx => vec![("machine", MACHINE.as_bytes().to_vec())],
         Target::Deflate => deflate(),
+        Target::RpmDatabase => guests::databases(),
+        Target::Unified => vec![("unified", guests::unified())],
         _ => Vec::new(),
     };
     let seed = |(name, file): (&str, Vec<u8>)| Seed::new(name, &file);
