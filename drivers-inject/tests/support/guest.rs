@@ -202,6 +202,7 @@ pub fn inspection(system: GuestSystem) -> Inspection {
     Inspection {
         schema: SCHEMA,
         disks: Vec::new(),
+        volumes: Vec::new(),
         systems: vec![system],
         chosen: Some(0),
         choice: "the only one".into(),
