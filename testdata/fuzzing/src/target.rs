@@ -56,7 +56,7 @@ pub enum Target {
 
 impl Target {
     /// All there are.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Qcow2,
         Self::Vmdk,
         Self::Cowd,

@@ -6,7 +6,7 @@ use super::put;
 fn header(filler: usize) -> Vec<u8> {
     let long = "d".repeat(filler);
     let mut index = Vec::new();
-    let mut store = Vec::new();
+    let mut store: Vec<u8> = Vec::new();
     for (tag, kind, value) in [
         (1000u32, 6u32, &b"bash\0"[..]),
         (1001, 6, b"5.1.8\0"),
