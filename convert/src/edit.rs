@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use rehost_block::{Disk, DiskMut, Overlay, Result};
-use rehost_inject::apply::{Ledger, WritableDisk, apply};
+use rehost_image::Secret;
+use rehost_inject::apply::{Ledger, Refusal, WritableDisk, apply, try_out};
 use rehost_inject::plan::{EditPlan, NetworkCard, PlanOptions, plan as plan_edits};
 use rehost_inject::target::Target;
 use rehost_inspect::Guest;
@@ -30,33 +31,67 @@ impl Edited {
     }
 }
 
-/// Applies `plan` to overlays over `disks`, which stay as they are.
+/// Applies `plan` to overlays over `disks`, which stay as they are; `secrets` open encrypted volumes.
 ///
 /// # Errors
 /// As [`rehost_inject::apply::apply`].
-pub fn edit(plan: &EditPlan, guest: &Guest, disks: &[Arc<dyn Disk>]) -> Result<Edited> {
-    let overlays: Vec<Arc<Overlay>> = disks
+pub fn edit(
+    plan: &EditPlan,
+    guest: &Guest,
+    disks: &[Arc<dyn Disk>],
+    secrets: &[Secret],
+) -> Result<Edited> {
+    let overlays = overlays(disks);
+    let ledger = apply(plan, &writable(guest, &overlays), secrets)?;
+    Ok(Edited { overlays, ledger })
+}
+
+/// What is to be changed so that the chosen system of the guest on `disks` boots on `target`. It is
+/// tried out on overlays that are thrown away: what a filesystem does not take is planned otherwise,
+/// or told in a note.
+///
+/// # Errors
+/// As [`rehost_inject::plan::plan`] and [`rehost_inject::apply::try_out`].
+pub fn plan(
+    guest: &Guest,
+    (disks, secrets): (&[Arc<dyn Disk>], &[Secret]),
+    target: &Target,
+    options: &PlanOptions,
+) -> Result<EditPlan> {
+    let mut options = options.clone();
+    // Ends because every round but the last adds a way of writing a file that is in no later plan,
+    // and of these there are finitely many.
+    loop {
+        let plan = plan_edits(&guest.inspection, guest.tree()?, target, &options)?;
+        let overlays = overlays(disks);
+        let mut refusals = try_out(&plan, &writable(guest, &overlays), secrets)?;
+        refusals.retain(|new| {
+            let known = |old: &Refusal| (&old.path, old.how) == (&new.path, new.how);
+            !options.refusals.iter().any(known)
+        });
+        if refusals.is_empty() {
+            return Ok(plan);
+        }
+        options.refusals.extend(refusals);
+    }
+}
+
+fn overlays(disks: &[Arc<dyn Disk>]) -> Vec<Arc<Overlay>> {
+    disks
         .iter()
         .map(|disk| Arc::new(Overlay::in_memory(Arc::clone(disk))))
-        .collect();
-    let writable: Vec<WritableDisk> = overlays
+        .collect()
+}
+
+fn writable(guest: &Guest, overlays: &[Arc<Overlay>]) -> Vec<WritableDisk> {
+    overlays
         .iter()
         .zip(&guest.inspection.disks)
         .map(|(overlay, found)| WritableDisk {
             disk: Arc::clone(overlay) as Arc<dyn DiskMut>,
             layout: found.layout.clone(),
         })
-        .collect();
-    let ledger = apply(plan, &writable)?;
-    Ok(Edited { overlays, ledger })
-}
-
-/// What is to be changed so that the chosen system boots on `target`.
-///
-/// # Errors
-/// As [`rehost_inject::plan::plan`].
-pub fn plan(guest: &Guest, target: &Target, options: &PlanOptions) -> Result<EditPlan> {
-    plan_edits(&guest.inspection, guest.tree()?, target, options)
+        .collect()
 }
 
 /// The network cards of a VMware machine, with the names its slots gave them in the guest: udev

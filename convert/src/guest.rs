@@ -163,3 +163,43 @@ pub fn evidence(layer: &LayerDescription) -> Option<&'static str> {
 pub fn look(disks: &[Arc<dyn Disk>], secrets: &[Secret]) -> Result<Guest> {
     rehost_inspect::inspect_volumes(Volumes::find(disks, secrets)?, &Options::default())
 }
+
+/// Means the system whose root is on the volume `root`, whatever inspection chose: `DISK:PARTITION`
+/// (both as `rehost inspect` counts them), a partition of the first disk, the name of a logical volume or
+/// array, or the filesystem's UUID.
+///
+/// # Errors
+/// Usage, with those that there are, when no system has its root there.
+pub fn choose_root(guest: &mut Guest, root: &str) -> Result<()> {
+    let uuid = root.strip_prefix("UUID=").unwrap_or(root);
+    let place = match root.split_once(':') {
+        Some((disk, volume)) => disk.parse().ok().zip(volume.parse().ok()),
+        None => root.parse().ok().map(|volume: u32| (0_usize, volume)),
+    };
+    // `/dev/vg/lv` and `vg/lv` mean the same.
+    let name = root.strip_prefix("/dev/").unwrap_or(root);
+    let systems = &guest.inspection.systems;
+    let found = systems.iter().position(|system| {
+        let at = &system.root;
+        let here = at.name.is_none() && place == Some((at.disk, at.volume));
+        here || at.name.as_deref() == Some(name) || at.uuid.as_deref() == Some(uuid)
+    });
+    if found.is_none() {
+        let known: Vec<String> = systems
+            .iter()
+            .map(|system| format!("{} on {}", system.os.pretty_name, system.root))
+            .collect();
+        return Err(
+            Error::usage(format!("there is no operating system on {root}")).hint(
+                if known.is_empty() {
+                    "none was found at all".to_owned()
+                } else {
+                    format!("found: {}", known.join(", "))
+                },
+            ),
+        );
+    }
+    guest.inspection.chosen = found;
+    "it was asked for with --root".clone_into(&mut guest.inspection.choice);
+    Ok(())
+}

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod copy;
 pub mod edit;
 pub mod guest;
+pub mod hardware;
 pub mod interrupt;
 pub mod migrate;
 pub mod proof;

@@ -13,17 +13,18 @@ use std::time::Instant;
 use rehost_block::{Disk, Error, Result};
 use rehost_image::{Compression, Format, Image};
 use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
-use rehost_inject::target::KVM;
 use rehost_inspect::Guest;
 use rehost_inspect::model::GuestSystem;
+use rehost_runtime::Bus;
 
 use crate::edit::{Edited, cards, edit, plan};
-use crate::guest::{ImageOptions, OpenedVm, evidence, is_vmx, look, open_image};
+use crate::guest::{ImageOptions, OpenedVm, choose_root, evidence, is_vmx, look, open_image};
+use crate::hardware::Hardware;
 use crate::interrupt;
 use crate::proof::{Booting, Proof, prove};
 use crate::report::{Ending, Report, SourceDisk, Step, WrittenDisk};
 use crate::source::vmx::{self, Vm};
-use crate::target::libvirt::{Domain, DomainDisk, DomainNic, Firmware, domain_name};
+use crate::target::libvirt::{DiskBus, Domain, DomainDisk, DomainNic, Firmware, domain_name};
 use crate::unfinished::{Existing, Unfinished};
 use crate::voice::{Voice, bytes};
 use crate::write::{Writing, default_options, write_unnamed};
@@ -56,6 +57,8 @@ pub struct Migration<'a> {
     pub source: &'a Path,
     /// Folders outside the VM's own from which disks may be opened.
     pub allow_paths: &'a [PathBuf],
+    /// The machine that the guest is moved to.
+    pub hardware: Hardware,
     /// How far it goes.
     pub stop: Stop<'a>,
     /// Whether the guest gets a serial console for good.
@@ -64,7 +67,7 @@ pub struct Migration<'a> {
     pub preflight: Boots,
     /// Whether the written image is booted.
     pub proof: Boots,
-    /// How guests are booted; sizes come from the VM.
+    /// How guests are booted; sizes come from the VM, the bus from the machine it is moved to.
     pub booting: Booting,
     /// Whether and how the written images are compressed.
     pub compression: Option<Compression>,
@@ -117,7 +120,7 @@ impl Run<'_> {
         let opened = self.timed("open", Self::open)?;
         let disks = opened.disks();
         let guest = self.timed("inspect", |run| run.inspect(&disks))?;
-        let plan = self.timed("plan", |run| run.plan(&guest))?;
+        let plan = self.timed("plan", |run| run.plan(&guest, &disks))?;
         let Stop::Never { folder } = self.migration.stop else {
             return Ok(Ending::Planned);
         };
@@ -198,7 +201,10 @@ impl Run<'_> {
 
     fn inspect(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Guest> {
         self.voice.step("Looking at the guest.");
-        let guest = look(disks, &self.migration.booting.secrets)?;
+        let mut guest = look(disks, &self.migration.booting.secrets)?;
+        if let Some(root) = &self.migration.booting.root {
+            choose_root(&mut guest, root)?;
+        }
         let inspection = &guest.inspection;
         self.voice.detail(inspection);
         self.report.inspection = Some(inspection.clone());
@@ -221,13 +227,21 @@ impl Run<'_> {
         Ok(guest)
     }
 
-    fn plan(&mut self, guest: &Guest) -> Result<EditPlan> {
+    fn plan(&mut self, guest: &Guest, disks: &[Arc<dyn Disk>]) -> Result<EditPlan> {
         self.voice.step("Planning the edits.");
+        let hardware = self.migration.hardware;
+        if hardware.target.name == KVM {
+            // What cannot be described is better refused before the guest is edited and booted.
+            DiskBus::named(hardware.boot_bus()?.name)?;
+        }
+        let secrets = &self.migration.booting.secrets;
         let options = PlanOptions {
             serial_console: self.migration.serial_console,
             cards: self.report.vm.as_ref().map(cards).unwrap_or_default(),
+            bus: hardware.bus,
+            ..PlanOptions::default()
         };
-        let plan = plan(guest, &KVM, &options)?;
+        let plan = plan(guest, (disks, secrets), hardware.target, &options)?;
         // Where the plan is all that was asked for, it is the result, and the caller's to print.
         if matches!(self.migration.stop, Stop::Never { .. }) {
             self.voice.detail(&plan);
@@ -270,10 +284,13 @@ impl Run<'_> {
     /// The files that a finished run leaves, but for the report, which is always replaced.
     fn outputs(&self, folder: &Path, disks: usize) -> Vec<PathBuf> {
         let name = self.name();
+        let format = self.migration.hardware.format();
         let mut outputs: Vec<PathBuf> = (0..disks)
-            .map(|nth| folder.join(image_name(&name, nth)))
+            .map(|nth| folder.join(image_name(&name, nth, format)))
             .collect();
-        outputs.push(folder.join(format!("{name}.xml")));
+        if self.migration.hardware.target.name == KVM {
+            outputs.push(folder.join(format!("{name}.xml")));
+        }
         outputs
     }
 
@@ -295,7 +312,7 @@ impl Run<'_> {
     fn edit(&mut self, plan: &EditPlan, guest: &Guest, disks: &[Arc<dyn Disk>]) -> Result<Edited> {
         self.voice
             .step("Applying the plan to an overlay; the source stays as it is.");
-        let edited = edit(plan, guest, disks)?;
+        let edited = edit(plan, guest, disks, &self.migration.booting.secrets)?;
         for replayed in &edited.ledger.replayed {
             self.voice
                 .detail(format_args!("replayed the log of {}", replayed.at));
@@ -321,6 +338,9 @@ impl Run<'_> {
             );
             return Ok(true);
         }
+        if self.provable()?.is_none() {
+            return Ok(true);
+        }
         self.voice
             .step("Booting the edited guest before anything is copied.");
         let proof = self.boot(disks)?;
@@ -333,8 +353,24 @@ impl Run<'_> {
         Ok(passed)
     }
 
+    /// The bus on which the guest can be booted here; says so when there is none.
+    fn provable(&mut self) -> Result<Option<Bus>> {
+        let hardware = self.migration.hardware;
+        let bus = hardware.engine_bus()?;
+        if bus.is_none() {
+            let what = format!(
+                "the guest is not booted: no engine here has disks on {}",
+                hardware.boot_bus()?.title
+            );
+            self.voice.step(format_args!("Not proven: {what}."));
+            self.report.decided(what, "--to and --disk-bus");
+        }
+        Ok(bus)
+    }
+
     fn boot(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Proof> {
         let mut booting = self.migration.booting.clone();
+        booting.bus = self.migration.hardware.engine_bus()?.unwrap_or(booting.bus);
         if let Some(vm) = &self.report.vm {
             booting = booting.sized(vm.vcpus.get(), vm.memory_mib.get());
         }
@@ -364,9 +400,10 @@ impl Run<'_> {
             .flat_map(|disk| disk.files.clone())
             .collect();
         for (nth, overlay) in edited.overlays.iter().enumerate() {
-            let path = folder.join(image_name(&name, nth));
+            let format = self.migration.hardware.format();
+            let path = folder.join(image_name(&name, nth, format));
             self.voice.step(format_args!("Writing {}.", path.display()));
-            let options = default_options(Format::Qcow2, self.migration.compression)?;
+            let options = default_options(format, self.migration.compression)?;
             let writing = Writing {
                 compression: self.migration.compression,
                 existing: self.migration.existing,
@@ -399,7 +436,33 @@ impl Run<'_> {
         let Some(vm) = &self.report.vm else {
             return Err(Error::internal("a migration without a VM"));
         };
-        let domain = domain(vm, self.name(), written)?;
+        let hardware = self.migration.hardware;
+        if hardware.target.name != KVM {
+            let bus = hardware.boot_bus()?.title;
+            let macs: Vec<&str> = vm
+                .nics
+                .iter()
+                .filter_map(|nic| nic.mac.as_deref())
+                .collect();
+            self.voice.step(format_args!(
+                "The machine is yours to make: {} processors, {} MiB, its disks on {bus}, network \
+                 cards with the addresses it had ({}).",
+                vm.vcpus,
+                vm.memory_mib,
+                if macs.is_empty() {
+                    "none are known".to_owned()
+                } else {
+                    macs.join(", ")
+                }
+            ));
+            self.report.decided(
+                format!("no machine is described for {}", hardware.target.title),
+                "only libvirt domains are written",
+            );
+            return Ok(());
+        }
+        let bus = DiskBus::named(hardware.boot_bus()?.name)?;
+        let domain = domain(vm, self.name(), bus, written)?;
         let path = folder.join(format!("{}.xml", domain.name));
         self.voice.step(format_args!("Writing {}.", path.display()));
         Unfinished::write(&path, self.migration.existing, domain.to_xml()?.as_bytes())?;
@@ -413,12 +476,15 @@ impl Run<'_> {
                 .decided("the written image was not booted", "--no-verify");
             return Ok(Ending::Unproven);
         }
+        if self.provable()?.is_none() {
+            return Ok(Ending::Unproven);
+        }
         self.voice.step("Booting what was written.");
         let images: Vec<Image> = written
             .iter()
             .map(|path| {
                 let options = ImageOptions {
-                    format: Some(Format::Qcow2),
+                    format: Some(self.migration.hardware.format()),
                     ..ImageOptions::default()
                 };
                 open_image(path, &options)
@@ -452,17 +518,20 @@ impl Run<'_> {
 /// The report's file name.
 const REPORT: &str = "report.json";
 
+/// The target that a machine is described for.
+const KVM: &str = rehost_inject::target::KVM.name;
+
 /// `NAME.qcow2` for the first disk, `NAME-1.qcow2` for the second, and so on.
-fn image_name(name: &str, nth: usize) -> String {
+fn image_name(name: &str, nth: usize, format: Format) -> String {
     if nth == 0 {
-        format!("{name}.qcow2")
+        format!("{name}.{format}")
     } else {
-        format!("{name}-{nth}.qcow2")
+        format!("{name}-{nth}.{format}")
     }
 }
 
 /// The machine that the VM becomes.
-fn domain(vm: &Vm, name: String, written: &[PathBuf]) -> Result<Domain> {
+fn domain(vm: &Vm, name: String, bus: DiskBus, written: &[PathBuf]) -> Result<Domain> {
     let firmware = match vm.firmware {
         vmx::Firmware::Bios => Firmware::Bios,
         vmx::Firmware::Efi => Firmware::Efi { secure_boot: false },
@@ -487,6 +556,7 @@ fn domain(vm: &Vm, name: String, written: &[PathBuf]) -> Result<Domain> {
         vcpus: vm.vcpus.get(),
         cores_per_socket: vm.cores_per_socket.get(),
         firmware,
+        bus,
         disks,
         nics: vm
             .nics

@@ -19,7 +19,7 @@ use rehost_runtime::{
 };
 use serde::Serialize;
 
-use crate::guest::look;
+use crate::guest::{choose_root, look};
 use crate::interrupt;
 use crate::secrets::Secrets;
 use crate::voice::Voice;
@@ -63,6 +63,8 @@ pub struct Booting {
     pub serial: Serial,
     /// What may open encrypted volumes, to find the kernel.
     pub secrets: Secrets,
+    /// Where the system is that is meant, when there are several ([`choose_root`]).
+    pub root: Option<String>,
     /// Set from outside to give up.
     pub cancel: &'static AtomicBool,
 }
@@ -205,7 +207,13 @@ pub fn prove(
     voice: Voice,
 ) -> Result<Proof> {
     let start = match booting.through {
-        Through::Kernel => Some(direct(&look(disks, &booting.secrets)?, name)?),
+        Through::Kernel => {
+            let mut guest = look(disks, &booting.secrets)?;
+            if let Some(root) = &booting.root {
+                choose_root(&mut guest, root)?;
+            }
+            Some(direct(&guest, name)?)
+        }
         Through::Firmware => None,
     };
     let (choice, boot) = match start {

@@ -10,6 +10,7 @@ pub mod commit;
 pub mod compact;
 pub mod create;
 pub mod in_place;
+pub mod inject;
 pub mod measure;
 pub mod part;
 pub mod range;

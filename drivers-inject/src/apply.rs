@@ -15,12 +15,14 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rehost_block::{Disk, DiskMut, Error, Result, WindowMut};
+use rehost_block::{DiskMut, Error, Kind, Result, WindowMut};
 use rehost_fs::path::{self, LastLink};
-use rehost_fs::{Ext4Mut, FileKind, FileSystem, FileSystemMut, Inode};
+use rehost_fs::{FileKind, FileSystem, FileSystemMut, Inode};
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::FilesystemRef;
+use rehost_luks::Secret;
 use rehost_volume::Layout;
+use rehost_volume::stack::Stack;
 use serde::Serialize;
 
 use crate::plan::{Change, Digest, Edit, EditPlan, How};
@@ -51,6 +53,18 @@ pub struct Replayed {
     pub at: FilesystemRef,
     /// The bytes of the disk that its journal wrote.
     pub ranges: Vec<Range<u64>>,
+    /// The same on other disks, where the volume lies on several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// What was written to a further disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Elsewhere {
+    /// Its number.
+    pub disk: usize,
+    /// The bytes of it.
+    pub ranges: Vec<Range<u64>>,
 }
 
 /// One file that was changed or created.
@@ -64,82 +78,174 @@ pub struct Written {
     pub how: How,
     /// What it was; `None` for a new file.
     pub before: Option<Digest>,
-    /// What it is.
-    pub after: Digest,
+    /// What it is; `None` for a removed one.
+    pub after: Option<Digest>,
     /// The bytes of the disk that were written for it, metadata included.
     pub ranges: Vec<Range<u64>>,
+    /// The same on other disks, where the volume lies on several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<Elsewhere>,
 }
 
-type Volumes = BTreeMap<(usize, u32), Volume>;
+/// An edit that its filesystem cannot take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The file's absolute path in the guest.
+    pub path: String,
+    /// How it was to be written.
+    pub how: How,
+    /// The filesystem's reason.
+    pub why: String,
+}
+
+/// The volumes with edits on them.
+#[derive(Default)]
+struct Volumes(BTreeMap<Key, Volume>);
+
+/// Disk, number of the partition, and the name of what lies on others.
+type Key = (usize, u32, Option<String>);
+
+fn key(at: &FilesystemRef) -> Key {
+    (at.disk, at.volume, at.name.clone())
+}
+
+impl Volume {
+    /// What was written since the last call: to disk `own`, and to others.
+    fn take(&self, own: usize) -> (Vec<Range<u64>>, Vec<Elsewhere>) {
+        let mut ranges = Vec::new();
+        let mut elsewhere = Vec::new();
+        for (disk, record) in &self.records {
+            match record.take() {
+                written if *disk == own => ranges = written,
+                written if written.is_empty() => {}
+                written => elsewhere.push(Elsewhere {
+                    disk: *disk,
+                    ranges: written,
+                }),
+            }
+        }
+        (ranges, elsewhere)
+    }
+}
 
 /// A volume with edits on it.
 struct Volume {
-    record: Arc<Record>,
+    /// What was written, by number of the disk.
+    records: Vec<(usize, Arc<Record>)>,
     window: Arc<dyn DiskMut>,
-    fs: Box<dyn FileSystemMut>,
+    fs: Arc<dyn FileSystemMut>,
 }
 
-/// Carries out `plan` on `disks` (in the order of the inspection).
+/// Carries out `plan` on `disks` (in the order of the inspection). Encrypted volumes are opened with
+/// the first of `secrets` that fits.
 ///
 /// # Errors
 /// Usage, before any edit is written, when a file is not what the plan was made for; otherwise as the
 /// filesystems. After an error the disks hold a part of the edits and are to be dropped.
-pub fn apply(plan: &EditPlan, disks: &[WritableDisk]) -> Result<Ledger> {
-    let mut volumes = Volumes::new();
+pub fn apply(plan: &EditPlan, disks: &[WritableDisk], secrets: &[Secret]) -> Result<Ledger> {
+    let mut volumes = Volumes::default();
     let mut replayed = Vec::new();
     for edit in &plan.edits {
-        let key = (edit.at.disk, edit.at.volume);
-        if let Entry::Vacant(vacant) = volumes.entry(key) {
-            let volume = vacant.insert(open(disks, &edit.at)?);
-            let ranges = volume.record.take();
-            if !ranges.is_empty() {
-                let at = edit.at.clone();
-                replayed.push(Replayed { at, ranges });
-            }
-        }
+        replayed.extend(volumes.open(disks, secrets, &edit.at)?);
     }
-    let volume = |edit: &Edit| {
-        volumes
-            .get(&(edit.at.disk, edit.at.volume))
-            .ok_or_else(|| Error::internal("an edit on a volume that was not opened"))
-    };
     for edit in &plan.edits {
-        let fs: &dyn FileSystem = volume(edit)?.fs.as_ref();
+        let fs: &dyn FileSystem = volumes.of(edit)?.fs.as_ref();
         check_before(fs, edit).map_err(|error| error.in_file(&edit.path))?;
     }
     let mut files = Vec::new();
     for edit in &plan.edits {
-        let volume = volume(edit)?;
+        let volume = volumes.of(edit)?;
         write(volume.fs.as_ref(), edit).map_err(|error| error.in_file(&edit.path))?;
+        let (ranges, elsewhere) = volume.take(edit.at.disk);
         files.push(Written {
             path: edit.path.clone(),
             at: edit.at.clone(),
             how: edit.how,
             before: edit.before.clone(),
             after: edit.after.clone(),
-            ranges: volume.record.take(),
+            ranges,
+            elsewhere,
         });
     }
-    for volume in volumes.values() {
+    for volume in volumes.0.values() {
         volume.window.sync()?;
     }
     for edit in &plan.edits {
-        let window: Arc<dyn DiskMut> = Arc::clone(&volume(edit)?.window);
+        let window: Arc<dyn DiskMut> = Arc::clone(&volumes.of(edit)?.window);
         let fs = rehost_fs::open(window)?;
         check_after(fs.as_ref(), edit).map_err(|error| error.in_file(&edit.path))?;
     }
     Ok(Ledger { replayed, files })
 }
 
-fn open(disks: &[WritableDisk], at: &FilesystemRef) -> Result<Volume> {
+/// Tries the edits of `plan` on `disks`, which are to be dropped afterwards, and gives those that a
+/// filesystem cannot take, in order, each with its reason.
+///
+/// # Errors
+/// As [`apply`], but for what is given.
+pub fn try_out(
+    plan: &EditPlan,
+    disks: &[WritableDisk],
+    secrets: &[Secret],
+) -> Result<Vec<Refusal>> {
+    let mut volumes = Volumes::default();
+    let mut refusals = Vec::new();
+    for edit in &plan.edits {
+        let tried = volumes.open(disks, secrets, &edit.at).and_then(|_| {
+            let fs = &volumes.of(edit)?.fs;
+            check_before(fs.as_ref(), edit)?;
+            write(fs.as_ref(), edit)
+        });
+        match tried {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Io) => {
+                refusals.push(Refusal {
+                    path: edit.path.clone(),
+                    how: edit.how,
+                    why: error.to_string(),
+                });
+            }
+            Err(error) => return Err(error.in_file(&edit.path)),
+        }
+    }
+    Ok(refusals)
+}
+
+impl Volumes {
+    /// Opens the volume `at`, where it is not open yet; gives what its journal had to write.
+    fn open(
+        &mut self,
+        disks: &[WritableDisk],
+        secrets: &[Secret],
+        at: &FilesystemRef,
+    ) -> Result<Option<Replayed>> {
+        let Entry::Vacant(vacant) = self.0.entry(key(at)) else {
+            return Ok(None);
+        };
+        let volume = vacant.insert(open(disks, secrets, at)?);
+        let (ranges, elsewhere) = volume.take(at.disk);
+        let none = ranges.is_empty() && elsewhere.is_empty();
+        Ok((!none).then(|| Replayed {
+            at: at.clone(),
+            ranges,
+            elsewhere,
+        }))
+    }
+
+    fn of(&self, edit: &Edit) -> Result<&Volume> {
+        self.0
+            .get(&key(&edit.at))
+            .ok_or_else(|| Error::internal("an edit on a volume that was not opened"))
+    }
+}
+
+fn open(disks: &[WritableDisk], secrets: &[Secret], at: &FilesystemRef) -> Result<Volume> {
+    if let Some(name) = &at.name {
+        return open_stacked(disks, secrets, name);
+    }
     let disk = disks.get(at.disk).ok_or_else(|| {
         Error::usage(format!("the plan is for another machine: there is no {at}"))
     })?;
-    if let Some(name) = &at.name {
-        return Err(Error::unsupported(format!(
-            "{name} lies on other volumes, and cannot be written yet"
-        )));
-    }
     let record = Arc::new(Record::new(Arc::clone(&disk.disk)));
     let volume = disk
         .layout
@@ -159,22 +265,37 @@ fn open(disks: &[WritableDisk], at: &FilesystemRef) -> Result<Volume> {
             )));
         }
     };
-    let fs = open_writable(&window)?;
-    Ok(Volume { record, window, fs })
+    let fs = rehost_fs::open_mut(Arc::clone(&window))?;
+    Ok(Volume {
+        records: vec![(at.disk, record)],
+        window,
+        fs,
+    })
 }
 
-fn open_writable(window: &Arc<dyn DiskMut>) -> Result<Box<dyn FileSystemMut>> {
-    let readable: Arc<dyn Disk> = Arc::clone(window) as Arc<dyn Disk>;
-    match rehost_fs::detect(&readable)? {
-        Some(kind) if ["ext2", "ext3", "ext4"].contains(&kind.name) => {
-            Ok(Box::new(Ext4Mut::open(Arc::clone(window))?))
-        }
-        Some(kind) => Err(Error::unsupported(format!(
-            "holds {}, which cannot be written",
-            kind.name
-        ))),
-        None => Err(Error::usage("holds no known filesystem")),
-    }
+/// Opens a volume that lies on others: every disk may be written for it.
+fn open_stacked(disks: &[WritableDisk], secrets: &[Secret], name: &str) -> Result<Volume> {
+    let records: Vec<(usize, Arc<Record>)> = disks
+        .iter()
+        .map(|disk| Arc::new(Record::new(Arc::clone(&disk.disk))))
+        .enumerate()
+        .collect();
+    let named: Vec<(String, Arc<dyn DiskMut>)> = records
+        .iter()
+        .map(|(nth, record)| {
+            (
+                format!("disk {nth}"),
+                Arc::clone(record) as Arc<dyn DiskMut>,
+            )
+        })
+        .collect();
+    let window = Stack::find_mut(&named, secrets)?.writer(name)?;
+    let fs = rehost_fs::open_mut(Arc::clone(&window))?;
+    Ok(Volume {
+        records,
+        window,
+        fs,
+    })
 }
 
 fn find(fs: &dyn FileSystem, edit: &Edit) -> Result<Option<Inode>> {
@@ -183,7 +304,11 @@ fn find(fs: &dyn FileSystem, edit: &Edit) -> Result<Option<Inode>> {
 
 /// The file is what the plan was made for, or is not there yet when it is to be created.
 fn check_before(fs: &dyn FileSystem, edit: &Edit) -> Result<()> {
-    if Digest::of(&edit.content) != edit.after {
+    let comes_whole = edit
+        .after
+        .as_ref()
+        .is_none_or(|after| Digest::of(&edit.content) == *after);
+    if !comes_whole {
         return Err(Error::usage("the plan came without its contents")
             .hint("a plan can be applied by the run that made it"));
     }
@@ -211,19 +336,25 @@ fn check_before(fs: &dyn FileSystem, edit: &Edit) -> Result<()> {
 
 fn write(fs: &dyn FileSystemMut, edit: &Edit) -> Result<()> {
     let content = edit.content.as_slice();
-    if let Change::Create { mode } = &edit.change {
-        return create(fs, edit, *mode);
+    if edit.how == How::Create {
+        return create(fs, edit);
     }
     let inode = find(fs, edit)?.ok_or_else(|| Error::internal("file vanished while editing"))?;
     match edit.how {
         How::Overwrite => fs.overwrite(inode, content),
         How::Allocate | How::Create => fs.replace(inode, content),
+        How::Remove => {
+            let (parent, name) = edit.inner_path.rsplit_once('/').unwrap_or_default();
+            let parent = path::find(fs, parent.as_bytes(), LastLink::Keep)?
+                .ok_or_else(|| Error::internal("file vanished while editing"))?;
+            fs.remove(parent, name.as_bytes())
+        }
     }
 }
 
-/// Creates the file with its missing directories. Each takes owner and SELinux label from the
-/// directory it is put into.
-fn create(fs: &dyn FileSystemMut, edit: &Edit, mode: u16) -> Result<()> {
+/// Creates the file or link with its missing directories. Each takes owner and SELinux label from
+/// the directory it is put into.
+fn create(fs: &dyn FileSystemMut, edit: &Edit) -> Result<()> {
     let mut here = fs.root();
     let mut names = edit
         .inner_path
@@ -236,7 +367,11 @@ fn create(fs: &dyn FileSystemMut, edit: &Edit, mode: u16) -> Result<()> {
         let parent = fs.attributes(here)?;
         let owner = (parent.uid, parent.gid);
         let made = if names.peek().is_none() {
-            fs.create(here, name, mode, owner, &edit.content)?
+            match &edit.change {
+                Change::Link { .. } => fs.create_link(here, name, &edit.content, owner)?,
+                Change::Create { mode } => fs.create(here, name, *mode, owner, &edit.content)?,
+                _ => fs.create(here, name, 0o644, owner, &edit.content)?,
+            }
         } else if let Some(found) = fs.lookup(here, name)? {
             if fs.attributes(found)?.kind != FileKind::Directory {
                 return Err(Error::usage("a directory of the new file is not one"));
@@ -260,14 +395,25 @@ fn create(fs: &dyn FileSystemMut, edit: &Edit, mode: u16) -> Result<()> {
 
 /// What a fresh reader finds is what the plan says.
 fn check_after(fs: &dyn FileSystem, edit: &Edit) -> Result<()> {
-    let inode = find(fs, edit)?
-        .ok_or_else(|| Error::internal("the edited file is not there when read back"))?;
-    let content = path::read_inode(fs, inode)?;
+    let (after, inode) = match (&edit.after, find(fs, edit)?) {
+        (Some(after), Some(inode)) => (after, inode),
+        (None, None) => return Ok(()),
+        (Some(_), None) => {
+            return Err(Error::internal(
+                "the edited file is not there when read back",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(Error::internal("the removed file is there when read back"));
+        }
+    };
+    let content = match &edit.change {
+        Change::Link { .. } => fs.read_link(inode)?,
+        _ => path::read_inode(fs, inode)?,
+    };
     let is = Digest::of(&content);
-    if is != edit.after {
-        return Err(
-            Error::internal("the edited file reads back differently").mismatch(&edit.after, is)
-        );
+    if is != *after {
+        return Err(Error::internal("the edited file reads back differently").mismatch(after, is));
     }
     if let Change::Initramfs { modules, .. } = &edit.change {
         let initramfs = Initramfs::parse(content)?;

@@ -1,6 +1,7 @@
 //! What the planner asks of a guest's files, and the answer for a file tree.
 
 use rehost_block::{Error, Result};
+use rehost_fs::path::LastLink;
 use rehost_fs::{FileKind, FileSystem, Inode};
 use rehost_inspect::model::FilesystemRef;
 use rehost_inspect::{GuestTree, Location};
@@ -50,6 +51,24 @@ pub trait GuestFiles {
     /// # Errors
     /// As the guest's filesystems.
     fn names(&self, path: &str) -> Result<Vec<String>>;
+
+    /// What is at `path`, a link at its end not followed.
+    ///
+    /// # Errors
+    /// As the guest's filesystems.
+    fn kind(&self, path: &str) -> Result<Option<FileKind>>;
+
+    /// Where the symbolic link at `path` leads; `None` when there is none.
+    ///
+    /// # Errors
+    /// As the guest's filesystems.
+    fn link(&self, path: &str) -> Result<Option<String>>;
+
+    /// Whether the file or directory at `path` has an SELinux label.
+    ///
+    /// # Errors
+    /// As the guest's filesystems.
+    fn is_labelled(&self, path: &str) -> Result<bool>;
 }
 
 impl GuestFiles for GuestTree {
@@ -91,6 +110,26 @@ impl GuestFiles for GuestTree {
             .filter_map(|entry| String::from_utf8(entry.name).ok())
             .collect())
     }
+
+    fn kind(&self, path: &str) -> Result<Option<FileKind>> {
+        let Some(location) = self.find(path.as_bytes(), LastLink::Keep)? else {
+            return Ok(None);
+        };
+        let (_, fs) = filesystem(self, &location)?;
+        Ok(Some(fs.attributes(location.inode)?.kind))
+    }
+
+    fn link(&self, path: &str) -> Result<Option<String>> {
+        Self::read_link(self, path)?.map(utf8).transpose()
+    }
+
+    fn is_labelled(&self, path: &str) -> Result<bool> {
+        let Some((_, location, fs)) = opened(self, path)? else {
+            return Ok(false);
+        };
+        let xattrs = fs.xattrs(location.inode)?;
+        Ok(xattrs.iter().any(|(name, _)| name == b"security.selinux"))
+    }
 }
 
 type Opened<'a> = (FilesystemRef, Location, &'a dyn FileSystem);
@@ -99,11 +138,19 @@ fn opened<'a>(tree: &'a GuestTree, path: &str) -> Result<Option<Opened<'a>>> {
     let Some(location) = tree.locate(path)? else {
         return Ok(None);
     };
+    let (at, fs) = filesystem(tree, &location)?;
+    Ok(Some((at, location, fs)))
+}
+
+fn filesystem<'a>(
+    tree: &'a GuestTree,
+    location: &Location,
+) -> Result<(FilesystemRef, &'a dyn FileSystem)> {
     let (_, opened) = tree
         .mounts()
         .find(|(_, opened)| opened.at.is(&location.at))
         .ok_or_else(|| Error::internal("a file on a filesystem that is not mounted"))?;
-    Ok(Some((opened.at.clone(), location, opened.fs.as_ref())))
+    Ok((opened.at.clone(), opened.fs.as_ref()))
 }
 
 /// Whether the content of a file lies in blocks of its own. A file whose blocks cannot be told is

@@ -10,6 +10,7 @@
 
 mod additions;
 mod archive;
+mod loading;
 mod pack;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use additions::{Additions, Guest, module_directory};
 use archive::Supplement;
+pub use loading::{Loading, Shell};
 pub use pack::Unpackers;
 
 /// Reads a file of the guest's module directory (`/lib/modules/VERSION`) by its path in it.
@@ -77,6 +79,8 @@ pub struct Rebuilt {
     pub missing: Vec<ModuleName>,
     /// Files that were changed, by path.
     pub overridden: Vec<String>,
+    /// What loads the modules.
+    pub loading: Loading,
     /// How the main stream is compressed now.
     pub compression: Compression,
     /// The compressor's setting, for people.
@@ -103,10 +107,13 @@ pub fn rebuild(
         }
     }
     let guest = Guest::read(read)?;
-    let additions = Additions::find(old, wanted, &guest, read)?;
+    let loading = Loading::of(old);
+    let additions = Additions::find(old, wanted, &guest, loading, read)?;
+    let hints = loading.hints(old, &additions.hinted);
     let overrides: Vec<&Override> = wanted
         .overrides
         .iter()
+        .chain(&hints)
         .filter(|one| old.read(one.path.as_bytes()) != Some(one.content.as_slice()))
         .collect();
     // Files without an index that names them are as good as absent.
@@ -141,9 +148,11 @@ pub fn rebuild(
             .collect(),
         missing: additions.missing,
         overridden: overrides.iter().map(|one| one.path.clone()).collect(),
+        loading,
     };
     let built = Initramfs::parse(rebuilt.content.clone())?;
     check(&built, wanted, &guest, &rebuilt.missing, wanted.overrides)?;
+    check(&built, wanted, &guest, &rebuilt.missing, &hints)?;
     Ok(Some(rebuilt))
 }
 

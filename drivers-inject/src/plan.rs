@@ -3,22 +3,29 @@
 //! The same guest and options give the same plan, down to the bytes of a rebuilt initramfs; a guest
 //! that was converted gives an empty one. Each rule has its file below this one.
 //!
-//! Left out on purpose: guest tools of other hypervisors are not removed (they stay dormant), LVM
-//! device filters are not changed, and nothing that would run a program of the guest is planned.
+//! Left out on purpose: guest tools of other hypervisors are not removed (those that would get in the
+//! way are kept from starting), and nothing that would run a program of the guest is planned.
 
 mod console;
 mod devices;
+mod drivers;
 mod kernels;
+mod labels;
+mod lvm;
 mod network;
 mod text;
+mod tools;
 mod types;
+mod udev;
+mod uefi;
 
 use rehost_block::{Error, Result};
 use rehost_inspect::Inspection;
 use rehost_inspect::model::GuestSystem;
 
+use crate::apply::Refusal;
 use crate::guest::GuestFiles;
-use crate::target::Target;
+use crate::target::{Bus, Target};
 use text::TextChanges;
 pub use types::{Change, Digest, Edit, EditPlan, How, LineChange, Note, SCHEMA};
 
@@ -49,6 +56,10 @@ pub struct PlanOptions {
     pub serial_console: SerialConsole,
     /// The machine's network cards, in order.
     pub cards: Vec<NetworkCard>,
+    /// The bus of the machine's disks, one of the target's; all usual ones where it is not known.
+    pub bus: Option<&'static Bus>,
+    /// What the guest's filesystems were found not to take ([`crate::apply::try_out`]).
+    pub refusals: Vec<Refusal>,
 }
 
 /// Everything that the rules read, and what they say.
@@ -56,8 +67,44 @@ struct Planner<'a> {
     system: &'a GuestSystem,
     files: &'a dyn GuestFiles,
     target: &'a Target,
+    /// The buses that it is prepared for.
+    buses: &'static [Bus],
     options: &'a PlanOptions,
     notes: Vec<Note>,
+    /// Whether the names of interfaces went into an initramfs.
+    names_inside: bool,
+}
+
+impl Planner<'_> {
+    /// The filesystem's reason why it does not take the file at `path` written like that.
+    fn refusal(&self, path: &str, how: How) -> Option<&Refusal> {
+        let mut refusals = self.options.refusals.iter();
+        refusals.find(|refusal| refusal.path == path && refusal.how == how)
+    }
+
+    /// Another way for edits that were refused; those for which there is none become notes.
+    fn settle(&mut self, edits: Vec<Edit>) -> Vec<Edit> {
+        let mut settled = Vec::new();
+        for mut edit in edits {
+            if self.refusal(&edit.path, edit.how).is_some() && edit.how == How::Overwrite {
+                edit.how = How::Allocate;
+            }
+            let Some(refusal) = self.refusal(&edit.path, edit.how).cloned() else {
+                settled.push(edit);
+                continue;
+            };
+            self.notes.push(Note {
+                severity: edit.weight(),
+                id: "file-not-writable",
+                what: format!(
+                    "{} is not changed, because its filesystem does not take it ({}): {}",
+                    edit.path, refusal.why, edit.reason
+                ),
+                evidence: edit.evidence,
+            });
+        }
+        settled
+    }
 }
 
 /// Plans the edits that make the chosen system of `inspection` boot on `target`.
@@ -81,16 +128,27 @@ pub fn plan(
         system,
         files,
         target,
+        buses: options.bus.map_or(target.buses, std::slice::from_ref),
         options,
         notes: Vec::new(),
+        names_inside: false,
     };
     let mut changes = TextChanges::default();
     planner.rename_devices(&mut changes);
     planner.add_console(&mut changes)?;
+    planner.widen_lvm_filters(&mut changes)?;
+    planner.loosen_udev_rules(&mut changes)?;
     let links = planner.name_interfaces()?;
-    let mut edits = planner.rebuild_initramfs(&links)?;
-    edits.extend(changes.into_edits(&mut planner)?);
-    edits.extend(planner.write_links(&links)?);
+    let initramfs = planner.rebuild_initramfs(&links)?;
+    let mut edits = changes.into_edits(&mut planner)?;
+    edits.extend(planner.write_names(&links)?);
+    edits.extend(planner.write_gettys()?);
+    edits.extend(planner.forget_lvm_devices()?);
+    edits.extend(planner.disable_tools()?);
+    edits.extend(planner.add_fallback_loader(inspection)?);
+    edits.extend(planner.relabel(&edits)?);
+    let mut edits = planner.settle(edits);
+    edits.splice(..0, initramfs);
     let mut notes = planner.notes;
     notes.sort_by_key(|note| std::cmp::Reverse(note.severity));
     Ok(EditPlan {

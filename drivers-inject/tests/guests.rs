@@ -74,7 +74,7 @@ fn convert(name: &str) -> Option<Vec<(String, How)>> {
         disk: overlay.clone(),
         layout: layout.clone(),
     }];
-    let ledger = apply(&edits, &disks).unwrap();
+    let ledger = apply(&edits, &disks, &[]).unwrap();
     println!(
         "{name}: inspected {inspected:?}, planned {planned:?}, applied {:?}",
         started.elapsed()

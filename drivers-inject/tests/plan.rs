@@ -11,10 +11,10 @@ use rehost_inject::plan::{Change, EditPlan, How, NetworkCard, PlanOptions, Seria
 use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
-    AddressMethod, DeviceRole, DriverState, GuestSystem, Init, Interface, InterfaceKind,
-    NetworkTool, Place, Severity,
+    AddressMethod, DeviceRole, GuestSystem, Init, Interface, InterfaceKind, NetworkTool, Place,
+    Severity,
 };
-use support::guest::{Folder, carry_out, driver, entry, inspection, kernel, named, source, system};
+use support::guest::{Folder, carry_out, entry, inspection, kernel, named, source, system};
 use support::{VERSION, have, pack, tree};
 
 const TOOLS: &[&str] = &["cpio", "depmod"];
@@ -34,6 +34,7 @@ fn guest() -> (tempfile::TempDir, Folder) {
     let inside = Folder(initrd.path().to_owned());
     inside.put("/conf/conf.d/resume", "RESUME=/dev/sda5\n");
     inside.put("/usr/bin/filler", vec![b'x'; 60_000]);
+    inside.put("/usr/lib/systemd/systemd-udevd", "program");
     files.put(&format!("/boot/initrd.img-{VERSION}"), pack(initrd.path()));
     files.put(&format!("/boot/vmlinuz-{VERSION}"), "kernel");
     files.put(&format!("/boot/config-{VERSION}"), "CONFIG_RD_ZSTD=y\n");
@@ -376,7 +377,11 @@ fn kernels_that_cannot_be_helped_are_told_with_their_reason() {
     let mut old = kernel(&files);
     old.version = "2.6.18-xen".into();
     old.initramfs = None;
-    old.drivers = vec![driver("virtio_net", DriverState::Module, false)];
+    old.modules = Some("/usr/lib/modules/2.6.18-xen".into());
+    files.put(
+        "/usr/lib/modules/2.6.18-xen/modules.dep",
+        "kernel/drivers/net/virtio_net.ko:\n",
+    );
     let mut broken = kernel(&files);
     broken.version = "6.0-broken".into();
     broken.initramfs.as_mut().unwrap().error = Some("gzip stream is broken".into());

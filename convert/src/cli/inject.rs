@@ -1,20 +1,25 @@
-//! `rehost inject`: an edited copy of an image.
+//! `rehost inject`: an edited copy of an image, or the image itself edited.
 
 use std::path::Path;
 
 use anyhow::Result;
+use rehost_image::Image;
 use rehost_inject::apply::Ledger;
 use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
-use rehost_inject::target::KVM;
+use rehost_inject::target::{HYPERV, KVM, PHYSICAL, VMWARE};
 use rehost_inspect::model::GuestSystem;
 use serde::Serialize;
 
-use super::args::{Editing, Hypervisor, Inject};
+use super::args::{Editing, GuestConsole, Hypervisor, Inject};
 use super::convert::{explained, summary, writing};
 use super::{Answer, output};
-use crate::edit::{cards, edit, plan};
-use crate::guest::{OpenedVm, look};
+use crate::edit::{Edited, cards, edit, plan};
+use crate::guest::{OpenedVm, choose_root, look, opener};
+use crate::hardware::Hardware;
+use crate::interrupt;
 use crate::source::vmx::Vm;
+use crate::verbs::inject::inject;
+use crate::voice::bytes;
 use crate::write::{Outcome, write_image};
 
 /// The result as JSON.
@@ -25,6 +30,16 @@ struct Injected<'a> {
     target: Option<&'a Path>,
     #[serde(flatten)]
     outcome: Option<Outcome>,
+}
+
+/// The result of a change in place as JSON.
+#[derive(Serialize)]
+struct InjectedInPlace<'a> {
+    plan: &'a EditPlan,
+    ledger: &'a Ledger,
+    image: &'a Path,
+    /// What `rehost undo` reads; `None` when nothing was changed.
+    undo: Option<&'a Path>,
 }
 
 /// Runs the command.
@@ -43,14 +58,21 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
         args.source.display()
     ));
     let disks = opened.disks();
-    let guest = look(&disks, &secrets)?;
+    let mut guest = look(&disks, &secrets)?;
+    if let Some(root) = &args.editing.root {
+        choose_root(&mut guest, root)?;
+    }
     // A guest without a kernel has nothing that drivers could be given to.
     guest
         .system()
         .and_then(GuestSystem::default_boot)
         .map_err(|error| error.in_file(&args.source))?;
-    let Hypervisor::Kvm = args.hypervisor;
-    let plan = plan(&guest, &KVM, &options(&args.editing, opened.vm.as_ref()))?;
+    let hardware = hardware(args.hypervisor, &args.editing)?;
+    let options = options(&args.editing, hardware, opened.vm.as_ref());
+    let plan = plan(&guest, (&disks, &secrets), hardware.target, &options)?;
+    if args.in_place && !args.editing.dry_run {
+        return in_place(args, image, &plan, &edit(&plan, &guest, &disks, &secrets)?);
+    }
     let Some(target) = args.target.as_deref().filter(|_| !args.editing.dry_run) else {
         if args.reporting.json {
             output::json(&Injected {
@@ -67,7 +89,7 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     voice.step("Planned edits:");
     voice.detail(&plan);
     let writing = writing(&args.writing, target, image.files())?;
-    let edited = edit(&plan, &guest, &disks)?;
+    let edited = edit(&plan, &guest, &disks, &secrets)?;
     voice.step(format_args!(
         "Writing {} ({}) from {}.",
         target.display(),
@@ -87,19 +109,66 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     Ok(Answer::Done)
 }
 
+/// Puts the edits into the image itself.
+fn in_place(args: &Inject, image: &Image, plan: &EditPlan, edited: &Edited) -> Result<Answer> {
+    let voice = args.reporting.voice();
+    voice.step("Planned edits:");
+    voice.detail(plan);
+    let opener = opener(&args.opening.allow_paths)?;
+    let done = match edited.overlays.first() {
+        Some(overlay) if !plan.is_empty() => {
+            let done = inject(image, overlay, &opener, interrupt::flag()?)?;
+            voice.step(format_args!(
+                "Changed {} in place ({}). `rehost undo {}` takes it back, as long as nothing else \
+                 changes the image; {} can be deleted when it is to stay.",
+                args.source.display(),
+                bytes(done.bytes),
+                args.source.display(),
+                done.undo.display(),
+            ));
+            Some(done)
+        }
+        _ => {
+            voice.step("There is nothing to change.");
+            None
+        }
+    };
+    if args.reporting.json {
+        output::json(&InjectedInPlace {
+            plan,
+            ledger: &edited.ledger,
+            image: &args.source,
+            undo: done.as_ref().map(|done| done.undo.as_path()),
+        })?;
+    }
+    Ok(Answer::Done)
+}
+
+/// The machine as typed.
+pub(super) fn hardware(hypervisor: Hypervisor, args: &Editing) -> rehost_block::Result<Hardware> {
+    let target = match hypervisor {
+        Hypervisor::Kvm => &KVM,
+        Hypervisor::Vmware => &VMWARE,
+        Hypervisor::Hyperv => &HYPERV,
+        Hypervisor::Physical => &PHYSICAL,
+    };
+    Hardware::new(target, args.disk_bus.as_deref())
+}
+
 /// The options as typed.
-fn options(args: &Editing, vm: Option<&Vm>) -> PlanOptions {
+fn options(args: &Editing, hardware: Hardware, vm: Option<&Vm>) -> PlanOptions {
     PlanOptions {
         serial_console: console(args),
         cards: vm.map(cards).unwrap_or_default(),
+        bus: hardware.bus,
+        ..PlanOptions::default()
     }
 }
 
-/// `--serial-console` as typed.
+/// `--console` as typed.
 pub(super) const fn console(args: &Editing) -> SerialConsole {
-    if args.serial_console {
-        SerialConsole::Add
-    } else {
-        SerialConsole::Leave
+    match args.console {
+        Some(GuestConsole::Serial) => SerialConsole::Add,
+        None => SerialConsole::Leave,
     }
 }

@@ -2,22 +2,23 @@
 
 use anyhow::Result;
 
-use super::args::{Hypervisor, Migrate};
-use super::inject::console;
+use super::args::Migrate;
+use super::inject::{console, hardware};
 use super::verify::booting;
 use super::{Answer, output};
 use crate::interrupt;
 use crate::migrate::{Boots, Migration, Stop, migrate};
+use crate::proof::Booting;
 use crate::report::Ending;
 use crate::unfinished::Existing;
 
 /// Runs the command.
 pub(super) fn run(args: &Migrate) -> Result<Answer> {
-    let Hypervisor::Kvm = args.to;
     let voice = args.reporting.voice();
     let migration = Migration {
         source: &args.source,
         allow_paths: &args.allow_paths,
+        hardware: hardware(args.to, &args.editing)?,
         stop: match &args.output {
             Some(folder) if !args.editing.dry_run => Stop::Never { folder },
             _ => Stop::AfterPlan,
@@ -33,7 +34,10 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
         } else {
             Boots::Run
         },
-        booting: booting(&args.booting, args.keys.secrets()?)?,
+        booting: Booting {
+            root: args.editing.root.clone(),
+            ..booting(&args.booting, args.keys.secrets()?)?
+        },
         compression: args.compress,
         existing: Existing::from_force(args.force),
         threads: args.threads,

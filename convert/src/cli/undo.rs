@@ -1,9 +1,9 @@
-//! `rehost undo`: puts back what a killed run left half changed.
+//! `rehost undo`: puts back what a killed run left half changed, or a change that was kept.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use rehost_block::journal::{Recovered, recover};
+use rehost_block::journal::{Recovered, kept, left_over, recover};
 use serde::Serialize;
 
 use super::args::Undo;
@@ -22,8 +22,20 @@ struct Undone<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Undo) -> Result<Answer> {
     let voice = args.reporting.voice();
-    let recovered = recover(&args.image, &opener(&args.allow_paths)?)?;
-    voice.step(sentence(&recovered));
+    let opener = opener(&args.allow_paths)?;
+    let recovered = if left_over(&args.image)?.is_some() {
+        let recovered = recover(&args.image, &opener)?;
+        voice.step(sentence(&recovered));
+        recovered
+    } else {
+        let recovered = kept::undo(&args.image, &opener)?;
+        voice.step(format_args!(
+            "Took back the change of {} ({}).",
+            args.image.display(),
+            bytes(recovered.bytes)
+        ));
+        recovered
+    };
     if args.reporting.json {
         output::json(&Undone {
             image: &args.image,

@@ -58,6 +58,7 @@ pub(super) fn booting(args: &BootingArgs, secrets: Secrets) -> Result<Booting> {
             Serial::Kept
         },
         secrets,
+        root: None,
         cancel: interrupt::flag()?,
     })
 }

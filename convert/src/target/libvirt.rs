@@ -27,6 +27,45 @@ pub enum Firmware {
     },
 }
 
+/// How the disks of a domain are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBus {
+    /// Each a virtio-blk device.
+    VirtioBlk,
+    /// On one virtio-scsi controller.
+    VirtioScsi,
+    /// On the AHCI controller of the machine.
+    Sata,
+}
+
+impl DiskBus {
+    /// The bus called `name` on the command line.
+    ///
+    /// # Errors
+    /// Unsupported for buses on which libvirt has no image files, or a q35 machine no disks.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "virtio-blk" => Ok(Self::VirtioBlk),
+            "virtio-scsi" => Ok(Self::VirtioScsi),
+            "sata" => Ok(Self::Sata),
+            _ => Err(Error::unsupported(format!(
+                "a libvirt domain of type q35 has no image files on {name}"
+            ))
+            .hint("choose virtio-blk, virtio-scsi or sata")),
+        }
+    }
+
+    /// What libvirt calls it, and how it begins the names of its disks.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::VirtioBlk => ("virtio", "vd"),
+            Self::VirtioScsi => ("scsi", "sd"),
+            Self::Sata => ("sata", "sd"),
+        }
+    }
+}
+
 /// A disk of the domain.
 #[derive(Debug, Clone, Serialize)]
 pub struct DomainDisk {
@@ -58,7 +97,9 @@ pub struct Domain {
     pub cores_per_socket: u32,
     /// Firmware.
     pub firmware: Firmware,
-    /// Disks on virtio-blk, the boot disk first.
+    /// How its disks are attached.
+    pub bus: DiskBus,
+    /// Disks, the boot disk first.
     pub disks: Vec<DomainDisk>,
     /// Network cards.
     pub nics: Vec<DomainNic>,
@@ -172,6 +213,13 @@ impl Domain {
         for (nth, disk) in self.disks.iter().enumerate() {
             self.write_disk(xml, nth, disk)?;
         }
+        if self.bus == DiskBus::VirtioScsi {
+            empty(
+                xml,
+                "controller",
+                &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")],
+            )?;
+        }
         for nic in &self.nics {
             xml.create_element("interface")
                 .with_attribute(("type", "network"))
@@ -224,6 +272,7 @@ impl Domain {
     fn write_disk(&self, xml: &mut Xml, nth: usize, disk: &DomainDisk) -> Element {
         let format = disk.format.as_str();
         let path = disk.path.to_string_lossy();
+        let (bus, prefix) = self.bus.names();
         xml.create_element("disk")
             .with_attributes([("type", "file"), ("device", "disk")])
             .write_inner_content(|xml| {
@@ -236,7 +285,7 @@ impl Domain {
                 empty(
                     xml,
                     "target",
-                    &[("dev", &device_name("vd", nth)), ("bus", "virtio")],
+                    &[("dev", &device_name(prefix, nth)), ("bus", bus)],
                 )?;
                 if nth == 0 {
                     empty(xml, "boot", &[("order", "1")])?;
@@ -314,6 +363,7 @@ mod tests {
             vcpus: 3,
             cores_per_socket: 2,
             firmware: Firmware::Bios,
+            bus: DiskBus::VirtioBlk,
             disks: vec![],
             nics: vec![],
         };

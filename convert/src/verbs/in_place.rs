@@ -1,9 +1,9 @@
 //! Changing an image in place, or not at all.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rehost_block::journal::left_over;
+use rehost_block::journal::{kept, left_over};
 use rehost_block::{Journal, Opener, Result, StorageMut};
 use rehost_image::{EditFiles, LayerDescription, LayerMut, edit};
 
@@ -21,6 +21,26 @@ pub fn change<T>(image: &Path, change: impl FnOnce(&Journal) -> Result<T>) -> Re
             journal.commit()?;
             Ok(done)
         }
+        Err(error) => match journal.roll_back() {
+            Ok(()) => Err(error),
+            Err(undone) => Err(undone.because(error)),
+        },
+    }
+}
+
+/// As [`change`], and keeps what the files held, so that `rehost undo` can take the change back: gives
+/// the file that it is kept in.
+///
+/// # Errors
+/// As [`change`]; Usage, before anything is changed, when an earlier change is still kept.
+pub fn change_and_keep<T>(
+    image: &Path,
+    change: impl FnOnce(&Journal) -> Result<T>,
+) -> Result<(T, PathBuf)> {
+    kept::refuse_second(image)?;
+    let journal = Journal::begin(image)?;
+    match change(&journal) {
+        Ok(done) => Ok((done, journal.keep()?)),
         Err(error) => match journal.roll_back() {
             Ok(()) => Err(error),
             Err(undone) => Err(undone.because(error)),

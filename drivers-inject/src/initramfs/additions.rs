@@ -13,6 +13,7 @@ use rehost_inspect::modules::{
     parse_soft_dependencies,
 };
 
+use super::loading::{Hinted, Loading};
 use super::{AddedModule, ModuleReader, Wanted};
 use crate::kmod::Indexes;
 
@@ -37,6 +38,8 @@ pub(super) struct Additions {
     pub(super) missing: Vec<ModuleName>,
     /// Index files by path.
     pub(super) indexes: Vec<(String, Vec<u8>)>,
+    /// Every module that is needed, old ones included, in load order.
+    pub(super) hinted: Vec<Hinted>,
 }
 
 impl Additions {
@@ -44,6 +47,7 @@ impl Additions {
         old: &Initramfs,
         wanted: &Wanted<'_>,
         guest: &Guest,
+        loading: Loading,
         read: ModuleReader<'_>,
     ) -> Result<Self> {
         let directory = module_directory(old, wanted.version);
@@ -58,7 +62,8 @@ impl Additions {
         let (needed, missing) = guest.needed(wanted);
         let mut indexes = read_indexes(old, &directory)?;
         // Old dracut and initramfs-tools unpack modules when they copy them.
-        let plain = !present.is_empty() && present.values().all(|path| path.ends_with(".ko"));
+        let plain = loading.wants_plain()
+            || !present.is_empty() && present.values().all(|path| path.ends_with(".ko"));
         let mut paths = present.clone();
         let mut new = Vec::new();
         let mut room = MOST_ADDED;
@@ -148,10 +153,20 @@ impl Additions {
             }
             files.push((path, text.into_bytes()));
         }
+        let hinted = needed
+            .iter()
+            .filter_map(|file| {
+                Some(Hinted {
+                    name: file.name.as_str().to_owned(),
+                    path: format!("{directory}/{}", paths.get(&file.name)?),
+                })
+            })
+            .collect();
         Ok(Self {
             new,
             missing,
             indexes: files,
+            hinted,
         })
     }
 }

@@ -1,10 +1,10 @@
-//! A serial console in the guest for good, only when asked for.
+//! A serial console in the guest for good, only when asked for: the kernel's messages, and a login.
 
 use rehost_block::Result;
-use rehost_inspect::model::BootLoaderKind;
+use rehost_inspect::model::{BootLoaderKind, Init, Place};
 
 use super::text::{LineEdit, TextChanges};
-use super::{Planner, SerialConsole};
+use super::{Change, Edit, Planner, SerialConsole};
 
 /// The last one is `/dev/console`; systemd starts a login on it by itself.
 const WORDS: &str = "console=tty0 console=ttyS0,115200";
@@ -12,17 +12,25 @@ const WORDS: &str = "console=tty0 console=ttyS0,115200";
 /// Where `grub-mkconfig` takes the command line from.
 const SOURCE: &str = "GRUB_CMDLINE_LINUX";
 
+const REASON: &str = "a serial console was asked for";
+
+const INITTAB: &str = "/etc/inittab";
+const SECURETTY: &str = "/etc/securetty";
+
+/// Upstart's job.
+const JOB: &str = "/etc/init/ttyS0.conf";
+
 impl Planner<'_> {
     /// Wishes for every boot entry and what entries are generated from.
     pub(super) fn add_console(&mut self, changes: &mut TextChanges) -> Result<()> {
         if self.options.serial_console == SerialConsole::Leave {
             return Ok(());
         }
-        let reason = "a serial console was asked for";
+        self.add_login(changes)?;
         let mut add = |path: &str, line: Option<u32>| {
             if let Some(line) = line {
                 let words = WORDS.to_owned();
-                changes.add(path, line, LineEdit::Append { words }, reason.to_owned());
+                changes.add(path, line, LineEdit::Append { words }, REASON.to_owned());
             }
         };
         let has = |text: &str| {
@@ -50,6 +58,58 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// systemd starts a login on every console by itself; the others have to be told.
+    fn add_login(&self, changes: &mut TextChanges) -> Result<()> {
+        let text = |path: &str| -> Result<Option<String>> {
+            let content = self.files.read(path)?;
+            Ok(content.map(|content| String::from_utf8_lossy(&content).into_owned()))
+        };
+        let line = match self.system.init {
+            Init::Sysv if self.files.file("/sbin/getty")?.is_some() => {
+                "T0:2345:respawn:/sbin/getty -L 115200 ttyS0 vt102"
+            }
+            Init::Sysv => "S0:2345:respawn:/sbin/agetty ttyS0 115200 vt102",
+            Init::Openrc | Init::Busybox => "ttyS0::respawn:/sbin/getty -L 115200 ttyS0 vt100",
+            Init::Systemd | Init::Upstart | Init::Unknown => "",
+        };
+        for (path, line) in [(INITTAB, line), (SECURETTY, "ttyS0")] {
+            let Some(text) = text(path)?.filter(|text| !line.is_empty() && !text.is_empty()) else {
+                continue;
+            };
+            let mut lines = text.lines();
+            let has =
+                lines.any(|line| !line.trim_start().starts_with('#') && line.contains("ttyS0"));
+            if let (false, Ok(last)) = (has, u32::try_from(text.lines().count())) {
+                let text = line.to_owned();
+                changes.add(path, last, LineEdit::NewLine { text }, REASON.to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Upstart's job for the login.
+    pub(super) fn write_gettys(&mut self) -> Result<Option<Edit>> {
+        let wanted = self.options.serial_console == SerialConsole::Add
+            && self.system.init == Init::Upstart
+            && self.files.kind(JOB)?.is_none();
+        if !wanted {
+            return Ok(None);
+        }
+        let content = "# ttyS0 - getty\nstart on stopped rc RUNLEVEL=[2345]\n\
+                       stop on runlevel [!2345]\nrespawn\n\
+                       exec /sbin/getty -L 115200 ttyS0 vt102\n";
+        let because = (REASON.to_owned(), vec![Place::file("/etc/init")]);
+        let change = Change::Create { mode: 0o644 };
+        let content = content.as_bytes().to_vec();
+        Ok(Some(Edit::of_new(
+            JOB,
+            self.place_of(JOB)?,
+            content,
+            change,
+            because,
+        )))
     }
 
     /// The first line from `from` on that begins with `options` or `append`, before the next entry.

@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 
 use rehost_block::Result;
 use rehost_inspect::initramfs::Initramfs;
-use rehost_inspect::model::{DriverState, Generator, InitramfsFound, Kernel, Place, Severity};
+use rehost_inspect::model::{Generator, InitramfsFound, Kernel, Place, Severity};
 use rehost_inspect::modules::ModuleName;
 
+use super::drivers::ModuleTree;
 use super::network::Link;
-use super::{Change, Edit, Note, Planner};
-use crate::initramfs::{Override, Unpackers, Wanted, rebuild};
+use super::{Change, Edit, How, Note, Planner};
+use crate::guest::FoundFile;
+use crate::initramfs::{Loading, Override, Rebuilt, Unpackers, Wanted, rebuild};
+use crate::target::Bus;
 
 impl Planner<'_> {
     /// An edit for each initramfs that lacks something.
@@ -33,9 +36,10 @@ impl Planner<'_> {
                 );
                 continue;
             };
-            self.note_drivers(kernel, modules);
+            let tree = ModuleTree::read(self.files, modules)?;
+            self.note_drivers(kernel, modules, &tree);
             let Some(found) = &kernel.initramfs else {
-                self.note_without_initramfs(kernel);
+                self.note_without_initramfs(kernel, &tree);
                 continue;
             };
             if let Some(error) = &found.error {
@@ -98,6 +102,7 @@ impl Planner<'_> {
             Generator::InitramfsTools | Generator::Dracut
         ) {
             overrides.extend(links.iter().map(Link::inside));
+            self.names_inside |= !links.is_empty();
         }
         let unpackers = match &kernel.config {
             Some(path) => self
@@ -106,27 +111,45 @@ impl Planner<'_> {
                 .map(|config| Unpackers::from_config(&String::from_utf8_lossy(&config))),
             None => None,
         };
-        let names = |list: &[&str]| -> Vec<ModuleName> {
-            list.iter().map(|name| ModuleName::new(name)).collect()
+        overrides.extend(self.lvm_inside(&old));
+        let mut built = None;
+        for (buses, optional) in self.loads() {
+            let names = |list: &[&str]| -> Vec<ModuleName> {
+                list.iter().map(|name| ModuleName::new(name)).collect()
+            };
+            let wanted = Wanted {
+                version: &kernel.version,
+                modules: &names(&self.target.modules(buses)),
+                optional: &names(optional),
+                overrides: &overrides,
+                unpackers: unpackers.as_ref(),
+            };
+            let files = self.files;
+            let read = |path: &str| files.read(&format!("{modules}/{path}"));
+            let Some(next) =
+                rebuild(&old, &wanted, &read).map_err(|error| error.in_file(&found.path))?
+            else {
+                return Ok(None);
+            };
+            let takes = self.takes(&found.path, &file, next.fits);
+            built = Some(next);
+            if takes.is_some() {
+                break;
+            }
+        }
+        let Some(built) = built else {
+            return Ok(None);
         };
-        let wanted = Wanted {
-            version: &kernel.version,
-            modules: &names(self.target.modules),
-            optional: &names(self.target.optional),
-            overrides: &overrides,
-            unpackers: unpackers.as_ref(),
-        };
-        let files = self.files;
-        let read = |path: &str| files.read(&format!("{modules}/{path}"));
-        let Some(built) =
-            rebuild(&old, &wanted, &read).map_err(|error| error.in_file(&found.path))?
-        else {
+        self.note_loading(kernel, found, &built);
+        let Some(how) = self.takes(&found.path, &file, built.fits) else {
+            self.note_no_room(kernel, found, &built);
             return Ok(None);
         };
         let reason = match built.added.first() {
             Some(_) => format!(
                 "the initramfs of kernel {} lacks drivers that find its root filesystem on {}",
-                kernel.version, self.target.title
+                kernel.version,
+                self.hardware()
             ),
             None => format!(
                 "the initramfs of kernel {} names what the new machine calls otherwise",
@@ -142,56 +165,71 @@ impl Planner<'_> {
             packed: built.packed,
         };
         let evidence = vec![Place::file(&found.path), Place::file(modules)];
-        Ok(Some(Edit::of_file(
+        let mut edit = Edit::of_file(
             &found.path,
             file,
             (old.file(), built.content),
             change,
             (reason, evidence),
-        )))
+        );
+        edit.how = how;
+        Ok(Some(edit))
     }
 
-    /// Says which of the target's drivers a kernel does not have at all.
-    fn note_drivers(&mut self, kernel: &Kernel, modules: &str) {
-        let has = |name: &&str| kernel.driver(name) != DriverState::Absent;
-        let boots = self.target.disk.iter().any(|set| set.iter().all(has));
-        let place = || Some(Place::file(format!("{modules}/modules.dep")));
-        if !boots {
-            self.note(
-                Severity::Problem,
-                "kernel-lacks-driver",
-                format!(
-                    "kernel {} has no drivers for a disk on {} and will not find its root there",
-                    kernel.version, self.target.title
-                ),
-                place(),
-            );
+    /// What to put into an initramfs, the most first: where a filesystem has no room for more than
+    /// the old file had, less is tried.
+    fn loads(&self) -> [(&'static [Bus], &'static [&'static str]); 3] {
+        let (buses, optional) = (self.buses, self.target.optional);
+        [
+            (buses, optional),
+            (buses, &[]),
+            (buses.get(..1).unwrap_or(buses), &[]),
+        ]
+    }
+
+    /// How the filesystem takes a new content of `path`, as far as it was not refused; `fits` says
+    /// whether that has the old length.
+    fn takes(&self, path: &str, file: &FoundFile, fits: bool) -> Option<How> {
+        let mut ways = Vec::new();
+        if file.plain && fits {
+            ways.push(How::Overwrite);
         }
-        if !self.target.network.iter().any(has) {
+        ways.push(How::Allocate);
+        ways.into_iter()
+            .find(|how| self.refusal(path, *how).is_none())
+    }
+
+    fn note_no_room(&mut self, kernel: &Kernel, found: &InitramfsFound, built: &Rebuilt) {
+        let why = [How::Allocate, How::Overwrite]
+            .into_iter()
+            .find_map(|how| self.refusal(&found.path, how))
+            .map_or_else(String::new, |refusal| refusal.why.clone());
+        self.note(
+            Severity::Problem,
+            "initramfs-not-writable",
+            format!(
+                "the initramfs of kernel {} needs {} bytes and has {}, and its filesystem cannot \
+                 give it more ({why}); rebuild it in the guest with the drivers of {}",
+                kernel.version,
+                built.packed,
+                found.size,
+                self.hardware()
+            ),
+            Some(Place::file(&found.path)),
+        );
+    }
+
+    fn note_loading(&mut self, kernel: &Kernel, found: &InitramfsFound, built: &Rebuilt) {
+        if built.loading == Loading::Unknown && !built.added.is_empty() {
             self.note(
                 Severity::Warning,
-                "kernel-lacks-driver",
+                "initramfs-loader-unknown",
                 format!(
-                    "kernel {} has no driver for the network card of {}",
-                    kernel.version, self.target.title
+                    "the initramfs of kernel {} gets the drivers, but what loads drivers in it is \
+                     not known; they may stay unused",
+                    kernel.version
                 ),
-                place(),
-            );
-        }
-    }
-
-    fn note_without_initramfs(&mut self, kernel: &Kernel) {
-        let builtin = |name: &&str| kernel.driver(name) == DriverState::Builtin;
-        let boots = self.target.disk.iter().any(|set| set.iter().all(builtin));
-        if kernel.image.is_some() && !boots {
-            self.note(
-                Severity::Problem,
-                "kernel-without-initramfs",
-                format!(
-                    "kernel {} has no initramfs, and the drivers of {} are not built in",
-                    kernel.version, self.target.title
-                ),
-                kernel.image.as_ref().map(Place::file),
+                Some(Place::file(&found.path)),
             );
         }
     }

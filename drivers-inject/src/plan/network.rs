@@ -3,17 +3,33 @@
 //! The new machine has its cards in other slots, so `ens192` would become `enp1s0` and the
 //! configured address would go nowhere. The addresses of the cards stay: a systemd `.link` file per
 //! card keeps the name, in the initramfs (where the name is given first) and in the root filesystem.
-
-use std::sync::Arc;
+//! Guests with a udev from before systemd get a rule in `70-persistent-net.rules` instead.
 
 use rehost_block::{Error, Result};
-use rehost_inspect::model::{Init, Interface, NetworkTool, Place, Severity};
+use rehost_inspect::model::{
+    FilesystemRef, Init, Interface, InterfaceKind, NetworkTool, Place, Severity,
+};
 
-use super::{Change, Digest, Edit, How, NetworkCard, Note, Planner};
+use super::{Change, Edit, How, LineChange, NetworkCard, Note, Planner};
 use crate::initramfs::Override;
 
 /// Where systemd-udevd looks first.
 const FOLDER: &str = "/etc/systemd/network";
+
+/// Where older udev has the rules that its own generator writes.
+const RULES: &str = "/etc/udev/rules.d/70-persistent-net.rules";
+const RULES_FOLDER: &str = "/etc/udev/rules.d";
+
+/// Who names a guest's cards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// systemd's udev, by `.link` files.
+    Links,
+    /// An older udev, by its rules.
+    Rules,
+    /// The kernel alone.
+    Nobody,
+}
 
 /// A name to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +51,15 @@ impl Link {
             self.mac, self.name
         )
         .into_bytes()
+    }
+
+    /// As a rule of an older udev, in the form of its `75-persistent-net-generator.rules`.
+    fn rule(&self) -> String {
+        format!(
+            "SUBSYSTEM==\"net\", ACTION==\"add\", DRIVERS==\"?*\", ATTR{{address}}==\"{}\", \
+             ATTR{{type}}==\"1\", NAME=\"{}\"\n",
+            self.mac, self.name
+        )
     }
 
     /// As a file of the initramfs.
@@ -64,6 +89,9 @@ impl Planner<'_> {
             let Some(name) = interface.name.as_deref().filter(|name| is_card(name)) else {
                 continue;
             };
+            if interface.kind != InterfaceKind::Ethernet {
+                continue;
+            }
             if !names.iter().any(|(other, _)| *other == name) {
                 names.push((name, interface));
             }
@@ -120,14 +148,14 @@ impl Planner<'_> {
             });
         }
         links.retain(|link| !pinned(&link.mac));
-        if !links.is_empty() && !self.reads_links()? {
+        if !links.is_empty() && self.naming()? == Naming::Nobody {
             let list: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
             self.notes.push(Note {
                 severity: Severity::Warning,
                 id: "interface-name-not-pinned",
                 what: format!(
-                    "the guest has no udev that reads .link files, so {} may be called otherwise \
-                     and its configuration go unused",
+                    "the guest has no udev that names cards by their address, so {} may be called \
+                     otherwise and its configuration go unused",
                     list.join(", ")
                 ),
                 evidence: links.into_iter().flat_map(|link| link.evidence).collect(),
@@ -137,19 +165,72 @@ impl Planner<'_> {
         Ok(links)
     }
 
-    /// Whether the guest's udev is systemd's, which may run under another init too: it comes with
+    /// Who gives names. The guest's udev may be systemd's under another init too: it comes with
     /// links of its own.
-    fn reads_links(&self) -> Result<bool> {
+    fn naming(&self) -> Result<Naming> {
         for folder in ["/usr/lib/systemd/network", "/lib/systemd/network"] {
             if self.files.directory(folder)?.is_some() {
-                return Ok(true);
+                return Ok(Naming::Links);
             }
         }
-        Ok(self.system.init == Init::Systemd)
+        if self.system.init == Init::Systemd {
+            return Ok(Naming::Links);
+        }
+        Ok(match self.files.directory(RULES_FOLDER)? {
+            Some(_) => Naming::Rules,
+            None => Naming::Nobody,
+        })
     }
 
-    /// The links as files of the root filesystem, where they are not there yet.
-    pub(super) fn write_links(&mut self, links: &[Link]) -> Result<Vec<Edit>> {
+    /// The names as files of the root filesystem, where they are not there yet.
+    pub(super) fn write_names(&mut self, links: &[Link]) -> Result<Vec<Edit>> {
+        if links.is_empty() || self.naming()? == Naming::Links {
+            return self.write_links(links);
+        }
+        let lines: String = links.iter().map(Link::rule).collect();
+        let mut names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        names.sort_unstable();
+        let reason = format!(
+            "the network configuration names {}, which the cards would no longer be called",
+            names.join(", ")
+        );
+        let evidence = links
+            .iter()
+            .flat_map(|link| link.evidence.clone())
+            .collect();
+        let because = (reason, evidence);
+        let Some(found) = self.files.file(RULES)? else {
+            let place = self.place_of(RULES)?;
+            let change = Change::Create { mode: 0o644 };
+            let content = lines.into_bytes();
+            return Ok(vec![Edit::of_new(RULES, place, content, change, because)]);
+        };
+        let before = self.files.read(RULES)?.unwrap_or_default();
+        let mut after = before.clone();
+        if !after.is_empty() && !after.ends_with(b"\n") {
+            after.push(b'\n');
+        }
+        let next = after.iter().filter(|byte| **byte == b'\n').count() + 1;
+        after.extend_from_slice(lines.as_bytes());
+        let lines = (next..)
+            .zip(lines.lines())
+            .map(|(number, line)| LineChange {
+                line: u32::try_from(number).unwrap_or(u32::MAX),
+                before: String::new(),
+                after: line.to_owned(),
+            })
+            .collect();
+        let change = Change::Text { lines };
+        Ok(vec![Edit::of_file(
+            RULES,
+            found,
+            (&before, after),
+            change,
+            because,
+        )])
+    }
+
+    fn write_links(&mut self, links: &[Link]) -> Result<Vec<Edit>> {
         let mut edits = Vec::new();
         for link in links {
             let (path, content) = (link.path(), link.content());
@@ -157,6 +238,7 @@ impl Planner<'_> {
                 "the network configuration names {}, which the card {} would no longer be called",
                 link.name, link.mac
             );
+            let because = (reason, link.evidence.clone());
             if let (Some(found), Some(before)) = (self.files.file(&path)?, self.files.read(&path)?)
             {
                 if before != content {
@@ -166,30 +248,33 @@ impl Planner<'_> {
                         found,
                         (&before, content),
                         change,
-                        (reason, link.evidence.clone()),
+                        because,
                     ));
                 }
                 continue;
             }
-            let (at, inner_path) = self.place_of(&path)?;
-            edits.push(Edit {
-                path,
-                at,
-                inner_path,
-                change: Change::Create { mode: 0o644 },
-                how: How::Create,
-                reason,
-                evidence: link.evidence.clone(),
-                before: None,
-                after: Digest::of(&content),
-                content: Arc::new(content),
-            });
+            if self.names_inside && self.refusal(&path, How::Create).is_some() {
+                self.notes.push(Note {
+                    severity: Severity::Warning,
+                    id: "interface-name-in-initramfs",
+                    what: format!(
+                        "the initramfs alone keeps the name {}, because the filesystem cannot take \
+                         {path}; create that file before the initramfs is built anew",
+                        link.name
+                    ),
+                    evidence: link.evidence.clone(),
+                });
+                continue;
+            }
+            let place = self.place_of(&path)?;
+            let change = Change::Create { mode: 0o644 };
+            edits.push(Edit::of_new(&path, place, content, change, because));
         }
         Ok(edits)
     }
 
     /// The filesystem that a new file at `path` comes to be on, and its path there.
-    fn place_of(&self, path: &str) -> Result<(rehost_inspect::model::FilesystemRef, String)> {
+    pub(super) fn place_of(&self, path: &str) -> Result<(FilesystemRef, String)> {
         let mut directory = path;
         // Ends because every round takes the last component off.
         while let Some((parent, _)) = directory.rsplit_once('/') {

@@ -30,6 +30,18 @@ pub(super) enum LineEdit {
         /// Without blanks around.
         words: String,
     },
+    /// `text` behind the first `after` of the line.
+    Insert {
+        /// Stands on the line.
+        after: String,
+        /// As it is to be.
+        text: String,
+    },
+    /// A line of its own behind the line.
+    NewLine {
+        /// Without its end.
+        text: String,
+    },
 }
 
 #[derive(Debug)]
@@ -139,6 +151,8 @@ pub(super) fn change_line(
                 replace_words(&after, from.as_bytes(), to.as_bytes())?
             }
             LineEdit::Append { words } => append(&after, words),
+            LineEdit::Insert { after: mark, text } => insert(&after, mark, text)?,
+            LineEdit::NewLine { text } => [&after, &b"\n"[..], text.as_bytes()].concat(),
         };
     }
     if after == before {
@@ -173,6 +187,17 @@ fn replace_words(line: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
         }
     }
     found.then_some(out)
+}
+
+/// `text` behind the first `mark`; `None` when that is not there.
+fn insert(line: &[u8], mark: &str, text: &str) -> Option<Vec<u8>> {
+    let mark = mark.as_bytes();
+    let at = line
+        .windows(mark.len().max(1))
+        .position(|part| part == mark)?
+        + mark.len();
+    let (before, after) = line.split_at_checked(at)?;
+    Some([before, text.as_bytes(), after].concat())
 }
 
 /// `words` behind the line's last word, inside the quotes that close it.
@@ -253,6 +278,22 @@ mod tests {
             changed("\tlinux /vmlinuz ro  \n", 1, add()).unwrap(),
             "\tlinux /vmlinuz ro console=ttyS0  \n"
         );
+    }
+
+    #[test]
+    fn text_goes_behind_its_mark_and_lines_behind_lines() {
+        let insert = |after: &str| LineEdit::Insert {
+            after: after.into(),
+            text: " 1,".into(),
+        };
+        assert_eq!(
+            changed("a = [ 2 ]\n", 1, insert("[")).unwrap(),
+            "a = [ 1, 2 ]\n"
+        );
+        assert_eq!(changed("a = 2\n", 1, insert("[")), None);
+        let line = LineEdit::NewLine { text: "c".into() };
+        assert_eq!(changed("a\nb", 2, line.clone()).unwrap(), "a\nb\nc");
+        assert_eq!(changed("a\nb\n", 2, line).unwrap(), "a\nb\nc\n");
     }
 
     #[test]

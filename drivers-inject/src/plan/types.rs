@@ -46,8 +46,8 @@ pub struct Edit {
     pub evidence: Vec<Place>,
     /// The content that the plan was made for; `None` for a new file.
     pub before: Option<Digest>,
-    /// The content to be.
-    pub after: Digest,
+    /// The content to be; `None` for a file that is removed.
+    pub after: Option<Digest>,
     /// The whole new content.
     #[serde(skip)]
     pub content: Arc<Vec<u8>>,
@@ -82,6 +82,18 @@ pub enum Change {
         /// Permissions.
         mode: u16,
     },
+    /// A file that was not there, with the content of another.
+    Copy {
+        /// The other's absolute path in the guest.
+        from: String,
+    },
+    /// A symbolic link that was not there.
+    Link {
+        /// Where it leads.
+        target: String,
+    },
+    /// The file goes.
+    Remove,
 }
 
 /// One line of a text file.
@@ -105,6 +117,8 @@ pub enum How {
     Allocate,
     /// A new file.
     Create,
+    /// Its name is taken out of its directory, and its blocks are freed.
+    Remove,
 }
 
 impl fmt::Display for How {
@@ -113,6 +127,7 @@ impl fmt::Display for How {
             Self::Overwrite => "overwritten in place, same size",
             Self::Allocate => "into newly allocated blocks",
             Self::Create => "new file",
+            Self::Remove => "removed",
         })
     }
 }
@@ -192,8 +207,59 @@ impl Edit {
             reason,
             evidence,
             before: Some(Digest::of(before)),
-            after: Digest::of(&after),
+            after: Some(Digest::of(&after)),
             content: Arc::new(after),
+        }
+    }
+
+    /// How much it matters when it cannot be made.
+    pub(super) const fn weight(&self) -> Severity {
+        match self.change {
+            Change::Text { .. } | Change::Initramfs { .. } => Severity::Problem,
+            _ => Severity::Warning,
+        }
+    }
+
+    /// A new file, or link, at `path`, which is `inner_path` on the filesystem `at`.
+    pub(super) fn of_new(
+        path: &str,
+        (at, inner_path): (FilesystemRef, String),
+        content: Vec<u8>,
+        change: Change,
+        (reason, evidence): (String, Vec<Place>),
+    ) -> Self {
+        Self {
+            path: path.to_owned(),
+            at,
+            inner_path,
+            change,
+            how: How::Create,
+            reason,
+            evidence,
+            before: None,
+            after: Some(Digest::of(&content)),
+            content: Arc::new(content),
+        }
+    }
+
+    /// The end of the file `found`, which holds `before`.
+    pub(super) fn of_removed(
+        path: &str,
+        found: FoundFile,
+        before: &[u8],
+        (reason, evidence): (String, Vec<Place>),
+    ) -> Self {
+        Self {
+            path: path.to_owned(),
+            at: found.at,
+            inner_path: found.path,
+            change: Change::Remove,
+            how: How::Remove,
+            reason,
+            evidence,
+            before: Some(Digest::of(before)),
+            after: None,
+            content: Arc::new(Vec::new()),
         }
     }
 }
@@ -269,6 +335,9 @@ impl fmt::Display for Edit {
                     writeln!(f, "    + {}", line.after)?;
                 }
             }
+            Change::Copy { from } => writeln!(f, "    copy of {from}")?,
+            Change::Link { target } => writeln!(f, "    leads to {target}")?,
+            Change::Remove => {}
             Change::Create { .. } => {
                 for line in String::from_utf8_lossy(&self.content).lines() {
                     writeln!(f, "    + {line}")?;

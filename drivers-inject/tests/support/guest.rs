@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use rehost_block::Result;
+use rehost_fs::FileKind;
 use rehost_inject::guest::{FoundDirectory, FoundFile, GuestFiles};
+use rehost_inject::plan::Change;
 use rehost_inspect::Inspection;
 use rehost_inspect::model::{
     BootEntry, BootLoader, BootLoaderKind, BootSource, DeviceName, DeviceRole, DriverFound,
@@ -71,6 +73,24 @@ impl GuestFiles for Folder {
             .collect();
         names.sort();
         Ok(names)
+    }
+
+    fn kind(&self, path: &str) -> Result<Option<FileKind>> {
+        let kind = fs::symlink_metadata(self.path(path)).map(|metadata| metadata.file_type());
+        Ok(kind.ok().map(|kind| match kind {
+            kind if kind.is_symlink() => FileKind::Symlink,
+            kind if kind.is_dir() => FileKind::Directory,
+            _ => FileKind::Regular,
+        }))
+    }
+
+    fn link(&self, path: &str) -> Result<Option<String>> {
+        let target = fs::read_link(self.path(path)).ok();
+        Ok(target.map(|target| target.to_str().unwrap().to_owned()))
+    }
+
+    fn is_labelled(&self, path: &str) -> Result<bool> {
+        Ok(self.path(path).join(".labelled").exists())
     }
 }
 
@@ -213,6 +233,14 @@ pub fn inspection(system: GuestSystem) -> Inspection {
 /// Writes what an edit does to a guest that is a folder.
 pub fn carry_out(plan: &rehost_inject::plan::EditPlan, files: &Folder) {
     for edit in &plan.edits {
-        files.put(&edit.path, edit.content.as_slice());
+        match &edit.change {
+            Change::Remove => fs::remove_file(files.path(&edit.path)).unwrap(),
+            Change::Link { target } => {
+                let path = files.path(&edit.path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::os::unix::fs::symlink(target, path).unwrap();
+            }
+            _ => files.put(&edit.path, edit.content.as_slice()),
+        }
     }
 }

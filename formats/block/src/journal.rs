@@ -4,7 +4,7 @@
 //! opened through it ([`Journal::open`]); what such a file held when it was opened is copied into
 //! the journal, and is on stable storage, before it is overwritten, zeroed or cut off (the
 //! write-ahead rule). [`Journal::commit`] flushes the files and deletes the journal: that deletion is
-//! the moment at which the change holds. Until then [`Journal::roll_back`], or after a crash
+//! the moment at which the change holds. [`Journal::keep`] keeps it instead, for [`kept::undo`]. Until then [`Journal::roll_back`], or after a crash
 //! [`recover`], puts every byte and every length back.
 //!
 //! Flushing is what costs time, so more is saved at once than was asked for, and twice as much each
@@ -15,6 +15,7 @@
 //! against a program that changes the files between a crash and the recovery. A program that holds
 //! a lock on a file (`flock`, or the byte locks of QEMU) is noticed when the file is opened.
 
+pub mod kept;
 mod record;
 mod recovery;
 #[cfg(test)]

@@ -33,14 +33,38 @@ pub struct Inspect {
 pub enum Hypervisor {
     /// KVM with virtio disks and network
     Kvm,
+    /// VMware: pvscsi and LSI disks, vmxnet3
+    Vmware,
+    /// Hyper-V and Azure: synthetic disks and network
+    Hyperv,
+    /// A physical machine: AHCI, NVMe and common RAID adapters
+    Physical,
+}
+
+/// What a guest talks on besides its screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GuestConsole {
+    /// The first serial port, with a login
+    Serial,
 }
 
 /// What is changed in the guest beyond what booting needs.
 #[derive(Debug, Clone, Args)]
 pub struct Editing {
-    /// Give the guest a serial console for good (without it, only the proof's copy has one)
-    #[arg(long)]
-    pub serial_console: bool,
+    /// Give the guest such a console for good (without it, only the proof's copy has one)
+    #[arg(long, value_name = "KIND")]
+    pub console: Option<GuestConsole>,
+
+    /// The bus of the new machine's disks (for kvm: virtio-blk, virtio-scsi, sata, nvme, ide; another
+    /// target names its own when it does not have the one given); without it, the guest is prepared
+    /// for all usual ones
+    #[arg(long, value_name = "BUS")]
+    pub disk_bus: Option<String>,
+
+    /// Which system is meant, when there are several: the volume its root is on, as DISK:PARTITION,
+    /// PARTITION of the first disk, VG/LV, or UUID; without it, the first with a boot menu
+    #[arg(long, value_name = "VOLUME")]
+    pub root: Option<String>,
 
     /// Print the plan and stop
     #[arg(long)]
@@ -50,12 +74,16 @@ pub struct Editing {
 /// Options of `inject`.
 #[derive(Debug, Args)]
 pub struct Inject {
-    /// The disk image to read; it is never written to
+    /// The disk image to read; without --in-place it is never written to
     #[arg(value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
     /// The disk image to write: the edited copy
-    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "dry_run")]
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present_any = ["dry_run", "in_place"], conflicts_with = "in_place")]
     pub target: Option<PathBuf>,
+    /// Change the image itself; what it held is kept in IMAGE.rehost-undo, and `rehost undo` puts it
+    /// back bit for bit
+    #[arg(long)]
+    pub in_place: bool,
     /// The hardware to prepare the guest for
     #[arg(long = "for", value_name = "HYPERVISOR", default_value = "kvm")]
     pub hypervisor: Hypervisor,

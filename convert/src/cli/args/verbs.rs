@@ -217,7 +217,7 @@ pub struct Flatten {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  rehost undo disk.qcow2")]
 pub struct Undo {
-    /// The disk image that has a journal beside it
+    /// The disk image that has a journal (of a killed run) or an undo file beside it
     #[arg(value_hint = ValueHint::FilePath)]
     pub image: PathBuf,
     /// Also put back files that the journal names below this folder (may be repeated); without it,

@@ -4,13 +4,15 @@
 //! is the mark: the length up to which the journal was flushed (8 bytes) and its CRC-32C. A record is
 //! `RJrc`, kind (4), file number (4), offset (8), length (8), CRC-32C of the payload (4), CRC-32C of
 //! salt and all of that (4), and the payload: a name for kind 1 (the offset being the file's old
-//! length), old bytes for kind 2, nothing for kind 3 (zeroes).
+//! length), old bytes for kind 2, nothing for kind 3 (zeroes); kind 4 says what the file was left as
+//! (length in the offset's place, nanoseconds since 1970 in the payload).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use super::kept::Stamp;
 use crate::disk::amount;
 use crate::{Error, Result, Storage};
 
@@ -120,6 +122,8 @@ pub(super) enum Before {
     Bytes { offset: u64, bytes: Vec<u8> },
     /// Old bytes that were all zero.
     Zeroes { offset: u64, len: u64 },
+    /// No before-image: what the finished change left the file as.
+    Left(Stamp),
 }
 
 /// One before-image.
@@ -147,10 +151,15 @@ impl Record {
         Self { file, before }
     }
 
+    pub(super) const fn stamp(file: u32, stamp: Stamp) -> Self {
+        let before = Before::Left(stamp);
+        Self { file, before }
+    }
+
     /// How many bytes of the file it covers.
     pub(super) fn len(&self) -> u64 {
         match &self.before {
-            Before::File { .. } => 0,
+            Before::File { .. } | Before::Left(_) => 0,
             Before::Bytes { bytes, .. } => amount(bytes.len()),
             Before::Zeroes { len, .. } => *len,
         }
@@ -158,6 +167,7 @@ impl Record {
 
     /// As it is stored.
     pub(super) fn encode(&self, salt: Salt) -> Vec<u8> {
+        let changed;
         let (kind, offset, len, payload): (u32, u64, u64, &[u8]) = match &self.before {
             Before::File { size, name } => {
                 let name = name.as_os_str().as_bytes();
@@ -165,6 +175,10 @@ impl Record {
             }
             Before::Bytes { offset, bytes } => (2, *offset, amount(bytes.len()), bytes),
             Before::Zeroes { offset, len } => (3, *offset, *len, &[]),
+            Before::Left(stamp) => {
+                changed = stamp.changed.to_le_bytes();
+                (4, stamp.size, amount(changed.len()), &changed)
+            }
         };
         let mut bytes = Vec::with_capacity(FRAME.saturating_add(payload.len()));
         bytes.extend(RECORD);
@@ -221,6 +235,10 @@ impl Record {
                 offset,
                 bytes: payload,
             },
+            4 => Before::Left(Stamp {
+                size: offset,
+                changed: word(&payload),
+            }),
             _ => return Ok(None),
         };
         Ok(Some((Self { file, before }, end)))

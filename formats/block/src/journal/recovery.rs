@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::kept::Stamp;
 use super::record::{Before, HEAD, Head, Record, Salt, read_head};
 use super::{Journal, canonical, lock, remove};
 use crate::{Error, File, Opener, Result, Storage, StorageMut};
@@ -96,12 +97,7 @@ pub fn recover(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
     };
     let mut files: Vec<(PathBuf, Arc<dyn StorageMut>)> = Vec::new();
     for covered in &journal.files {
-        let own = image.file_name().map(Path::new) == Some(covered.name.as_path());
-        let path = if own {
-            image.clone()
-        } else {
-            opener.open(&covered.name, &image)?.path
-        };
+        let path = place_of(&covered.name, &image, opener)?;
         let file = File::open_mut(&path)?;
         lock(&file, &path)?;
         files.push((path, Arc::new(file)));
@@ -114,6 +110,18 @@ pub fn recover(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
         files: files.into_iter().map(|(path, _)| path).collect(),
         bytes,
     })
+}
+
+/// Where the file is that a journal of `image` calls `name`.
+///
+/// # Errors
+/// As `opener`, for any other than the image itself.
+pub(super) fn place_of(name: &Path, image: &Path, opener: &dyn Opener) -> Result<PathBuf> {
+    if image.file_name().map(Path::new) == Some(name) {
+        Ok(image.to_owned())
+    } else {
+        Ok(opener.open(name, image)?.path)
+    }
 }
 
 /// A journal whose records were all looked at.
@@ -130,6 +138,8 @@ pub(super) struct Checked {
 struct CoveredFile {
     name: PathBuf,
     size: u64,
+    /// What it was left as, in the journal of a finished change.
+    left: Option<Stamp>,
 }
 
 /// Looks at a journal; `None` when nothing was ever changed under it.
@@ -153,9 +163,14 @@ pub(super) fn read(path: &Path, storage: &dyn Storage) -> Result<Option<Checked>
         let nth = usize::try_from(record.file).unwrap_or(usize::MAX);
         match record.before {
             Before::File { size, name } if nth == files.len() => {
-                files.push(CoveredFile { name, size });
+                let left = None;
+                files.push(CoveredFile { name, size, left });
             }
             Before::Bytes { .. } | Before::Zeroes { .. } if nth < files.len() => {}
+            Before::Left(stamp) => match files.get_mut(nth) {
+                Some(file) => file.left = Some(stamp),
+                None => return Err(damaged(path, at)),
+            },
             _ => return Err(damaged(path, at)),
         }
         at = next;
@@ -180,6 +195,13 @@ fn damaged(path: &Path, at: u64) -> Error {
 }
 
 impl Checked {
+    /// Each file's name, and what it was left as.
+    pub(super) fn stamps(&self) -> impl Iterator<Item = (&Path, Option<Stamp>)> {
+        self.files
+            .iter()
+            .map(|file| (file.name.as_path(), file.left))
+    }
+
     /// Writes the old bytes back, gives each file its old length, and flushes them. Returns the
     /// number of bytes.
     ///
@@ -200,7 +222,7 @@ impl Checked {
             let len = record.len();
             let nth = usize::try_from(record.file).unwrap_or(usize::MAX);
             match record.before {
-                Before::File { .. } => {}
+                Before::File { .. } | Before::Left(_) => {}
                 Before::Bytes { offset, bytes } => of(nth)?.write_at(&bytes, offset)?,
                 Before::Zeroes { offset, len } => of(nth)?.zero_at(offset, len)?,
             }

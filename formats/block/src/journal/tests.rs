@@ -257,3 +257,67 @@ proptest! {
         prop_assert!(fs::read(&path).unwrap() == before);
     }
 }
+
+/// A finished change of an image, and its undo file.
+fn kept(folder: &Path) -> (PathBuf, Vec<u8>, PathBuf) {
+    let (path, before) = image(folder, "kept.img", 1_000_000);
+    let journal = Journal::begin(&path).unwrap();
+    let storage = journal.open(&path).unwrap();
+    apply(&*storage, &some_changes()).unwrap();
+    let undo = journal.keep().unwrap();
+    assert_eq!(undo, kept::name_for(&path));
+    assert!(left_over(&path).unwrap().is_none(), "the image can be used");
+    assert_ne!(fs::read(&path).unwrap(), before);
+    (path, before, undo)
+}
+
+#[test]
+fn a_finished_change_that_was_kept_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, before, file) = kept(folder.path());
+    assert!(kept::refuse_second(&path).is_err());
+    let undone = kept::undo(&path, &SameFolder).unwrap();
+    assert_eq!(undone.files, [path.clone()]);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert!(!file.exists() && !Journal::name_for(&path).exists());
+    kept::refuse_second(&path).unwrap();
+    assert_eq!(
+        kept::undo(&path, &SameFolder).unwrap_err().kind(),
+        Kind::Usage
+    );
+}
+
+#[test]
+fn a_file_that_was_changed_since_is_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _, file) = kept(folder.path());
+    let later = File::open_mut(&path).unwrap();
+    later.write_at(b"later", 7).unwrap();
+    let now = fs::metadata(&path).unwrap().modified().unwrap();
+    let later = fs::File::options().write(true).open(&path).unwrap();
+    later
+        .set_modified(now + std::time::Duration::from_secs(1))
+        .unwrap();
+    let is = fs::read(&path).unwrap();
+    let error = kept::undo(&path, &SameFolder).unwrap_err();
+    assert!(error.to_string().contains("changed since"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), is);
+    assert!(file.exists());
+}
+
+#[test]
+fn an_undoing_that_was_killed_is_finished_as_any_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, before, file) = kept(folder.path());
+    // As it is in the middle: the undo file is a journal again, some bytes are back.
+    fs::rename(file, Journal::name_for(&path)).unwrap();
+    let half = File::open_mut(&path).unwrap();
+    half.write_at(&before[..1000], 0).unwrap();
+    drop(half);
+    assert!(matches!(
+        left_over(&path).unwrap(),
+        Some(Leftover::Killed(_))
+    ));
+    recover(&path, &SameFolder).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
