@@ -91,9 +91,17 @@ impl Initramfs {
     /// or one contradicts itself; Unsupported for lzo, and for more than 1 GiB or 262,144
     /// entries.
     pub fn parse(file: Vec<u8>) -> Result<Self> {
+        Self::parse_within(file, MOST_UNPACKED)
+    }
+
+    /// As [`Initramfs::parse`], with another limit, in bytes, for what it unpacks to.
+    ///
+    /// # Errors
+    /// As [`Initramfs::parse`].
+    pub fn parse_within(file: Vec<u8>, most_unpacked: usize) -> Result<Self> {
         let mut segments: Vec<Segment> = Vec::new();
         let mut garbage = None;
-        let mut room = MOST_UNPACKED;
+        let mut room = most_unpacked;
         let mut left = MOST_ENTRIES;
         let mut at = 0usize;
         // Ends because every round moves `at` forward: over a zero byte or a segment of at least

@@ -11,7 +11,9 @@
 mod guests;
 mod images;
 mod input;
+mod inspected;
 mod means;
+mod members;
 mod mend;
 mod mutate;
 mod seeds;

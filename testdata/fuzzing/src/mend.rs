@@ -3,6 +3,8 @@
 use sha2::{Digest, Sha256, Sha512};
 
 use crate::Target;
+use crate::members::disks;
+use crate::members::made::{lvm_sum, md_sum, thin_sum};
 
 /// `file` with its checksums as they must be; nothing when they are, or there are none.
 pub(crate) fn checksums(target: Target, file: &[u8]) -> Option<Vec<u8>> {
@@ -12,6 +14,16 @@ pub(crate) fn checksums(target: Target, file: &[u8]) -> Option<Vec<u8>> {
         Target::Vhd => vhd,
         Target::Partitions => gpt,
         Target::Btrfs => btrfs,
+        Target::Lvm => |file| each_disk(file, lvm),
+        Target::Md => |file| each_disk(file, md),
+        Target::Stack => |file| {
+            each_disk(file, |disk| {
+                gpt(disk);
+                lvm(disk);
+                md(disk);
+            })
+        },
+        Target::Thin => thin,
         _ => return None,
     };
     let mut mended = file.to_vec();
@@ -148,5 +160,69 @@ fn btrfs(file: &mut [u8]) {
         if own == Some(&*uuid) {
             sum(file, at, node);
         }
+    }
+}
+
+/// Every disk of an input that is made of several.
+fn each_disk(file: &mut [u8], mend: fn(&mut [u8])) {
+    let (count, len) = {
+        let all = disks(file);
+        (all.len(), all.first().map_or(0, |disk| disk.len()))
+    };
+    for nth in 0..count {
+        let end = ((nth + 1) * len).min(file.len().saturating_sub(1));
+        mend(&mut file[nth * len..end]);
+    }
+}
+
+/// A label, the header of the metadata area after it, and the text.
+fn lvm(disk: &mut [u8]) {
+    if let Some(label) = disk.get_mut(512..1024)
+        && label.starts_with(b"LABELONE")
+    {
+        let sum = lvm_sum(&label[20..]);
+        label[16..20].copy_from_slice(&sum.to_le_bytes());
+    }
+    let (at, len) = (u32_le(disk, 4096 + 40), u32_le(disk, 4096 + 48));
+    let from = at.saturating_add(4096);
+    let text = from.checked_add(len).and_then(|end| disk.get(from..end));
+    let sum = text.map(lvm_sum);
+    if let Some(area) = disk.get_mut(4096..4608)
+        && area[4..].starts_with(b" LVM2 x")
+    {
+        if let Some(sum) = sum {
+            area[56..60].copy_from_slice(&sum.to_le_bytes());
+        }
+        let sum = lvm_sum(&area[4..]);
+        area[..4].copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
+/// Superblocks of version 1.1 and 1.2, and of 0.90.
+fn md(disk: &mut [u8]) {
+    const MAGIC: &[u8] = &[0xfc, 0x4e, 0x2b, 0xa9];
+    let old = (disk.len() & !0xffff).saturating_sub(0x1_0000);
+    for at in [0, 4096, old] {
+        let Some(raw) = disk.get_mut(at..).filter(|raw| raw.starts_with(MAGIC)) else {
+            continue;
+        };
+        let members = u32_le(raw, 220);
+        let (len, skip) = match u32_le(raw, 4) {
+            0 => (4096, 152),
+            _ => (256usize.saturating_add(members.saturating_mul(2)), 216),
+        };
+        if let Some(raw) = raw.get_mut(..len) {
+            let sum = md_sum(raw, skip);
+            raw[skip..skip + 4].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+}
+
+/// The superblock and every node.
+fn thin(file: &mut [u8]) {
+    for (nth, block) in file.chunks_exact_mut(4096).enumerate() {
+        let salt = if nth == 0 { 160_774 } else { 121_107 };
+        let sum = thin_sum(block, salt);
+        block[..4].copy_from_slice(&sum.to_le_bytes());
     }
 }

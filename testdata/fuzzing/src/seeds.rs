@@ -6,6 +6,7 @@
 mod corpora;
 mod foreign;
 mod handmade;
+mod texts;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use rehost_image::Format;
 
 use crate::input::expand;
-use crate::{guests, images, means, mend, talk, volumes};
+use crate::{guests, images, inspected, means, members, mend, talk, volumes};
 
 /// A parser, or several that read the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,24 @@ pub enum Target {
     Iso9660,
     /// squashfs: the whole tree is read.
     Squashfs,
+    /// FAT12, FAT16, FAT32: the whole tree is read, then changed.
+    Fat,
+    /// An ext filesystem whose journal must be replayed.
+    Journal,
+    /// Physical volumes of LVM2: the volumes are read and written.
+    Lvm,
+    /// The metadata of an LVM thin pool.
+    Thin,
+    /// Members of Linux RAID arrays: the arrays are read and written.
+    Md,
+    /// The disks of a machine: partitions, arrays, volumes, encryption on one another.
+    Stack,
+    /// An initramfs: archives, compressed or not.
+    Initramfs,
+    /// Lists of kernel modules, and depmod's index.
+    Modules,
+    /// The files of a guest that an inspection reads.
+    Guest,
     /// An NBD server's side of a conversation.
     Nbd,
     /// A `.vmx`.
@@ -56,7 +74,7 @@ pub enum Target {
 
 impl Target {
     /// All there are.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 31] = [
         Self::Qcow2,
         Self::Vmdk,
         Self::Cowd,
@@ -74,6 +92,15 @@ impl Target {
         Self::Btrfs,
         Self::Iso9660,
         Self::Squashfs,
+        Self::Fat,
+        Self::Journal,
+        Self::Lvm,
+        Self::Thin,
+        Self::Md,
+        Self::Stack,
+        Self::Initramfs,
+        Self::Modules,
+        Self::Guest,
         Self::Nbd,
         Self::Vmx,
         Self::Deflate,
@@ -102,6 +129,15 @@ impl Target {
             Self::Btrfs => "btrfs",
             Self::Iso9660 => "iso9660",
             Self::Squashfs => "squashfs",
+            Self::Fat => "fat",
+            Self::Journal => "journal",
+            Self::Lvm => "lvm",
+            Self::Thin => "thin",
+            Self::Md => "md",
+            Self::Stack => "stack",
+            Self::Initramfs => "initramfs",
+            Self::Modules => "modules",
+            Self::Guest => "guest",
             Self::Nbd => "nbd",
             Self::Vmx => "vmx",
             Self::Deflate => "deflate",
@@ -145,6 +181,15 @@ impl Target {
             Self::Btrfs => volumes::btrfs(bytes),
             Self::Iso9660 => volumes::iso9660(bytes),
             Self::Squashfs => volumes::squashfs(bytes),
+            Self::Fat => volumes::fat(bytes),
+            Self::Journal => volumes::ext4(bytes),
+            Self::Lvm => members::lvm(bytes),
+            Self::Thin => members::thin(bytes),
+            Self::Md => members::md(bytes),
+            Self::Stack => members::stack(bytes),
+            Self::Initramfs => inspected::initramfs(bytes),
+            Self::Modules => inspected::modules(bytes),
+            Self::Guest => inspected::guest(bytes),
             Self::Nbd => talk::nbd(bytes),
             #[cfg(feature = "machines")]
             Self::Vmx => talk::vmx(bytes),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use rehost_block::{Disk, Memory, Overlay, StorageDisk};
 use rehost_fs::{
-    Btrfs, BtrfsMut, Ext4, Ext4Mut, FileKind, FileSystem, FileSystemMut, Inode, Iso9660, Squashfs,
+    Btrfs, BtrfsMut, Ext4, Ext4Mut, Fat, FatMut, FileKind, FileSystem, FileSystemMut, Inode,
+    Iso9660, Squashfs,
 };
 use rehost_luks::{Limits, LuksDisk, Secret};
 
@@ -101,6 +102,20 @@ pub(crate) fn iso9660(bytes: &[u8]) {
 pub(crate) fn squashfs(bytes: &[u8]) {
     if let Ok(fs) = Squashfs::open(disk(bytes)) {
         let _ = fs.identity();
+        tree(&fs);
+    }
+}
+
+/// A FAT filesystem: its tree is read, then some files are made and removed over it.
+pub(crate) fn fat(bytes: &[u8]) {
+    let disk = disk(bytes);
+    let _ = rehost_fs::detect(&disk);
+    if let Ok(fs) = Fat::open(Arc::clone(&disk)) {
+        let _ = fs.identity();
+        tree(&fs);
+    }
+    if let Ok(fs) = FatMut::open(Arc::new(Overlay::in_memory(disk))) {
+        let _ = change(&fs);
         tree(&fs);
     }
 }

@@ -17,6 +17,9 @@ const MOST_PLAIN: u64 = 16 << 20;
 /// Packed seeds up to this length are worth mutating, in bytes.
 const MOST_PACKED: usize = 128 << 10;
 
+/// MD's magic number.
+const MD: &[u8] = &[0xfc, 0x4e, 0x2b, 0xa9];
+
 pub(super) fn seeds(target: Target) -> Vec<Seed> {
     let Some(root) = std::env::var_os("REHOST_CORPORA").map(PathBuf::from) else {
         return Vec::new();
@@ -61,6 +64,8 @@ fn seed(target: Target, path: &Path) -> Option<Seed> {
     }
     let wanted = match target {
         Target::Ext4 => name == "image" || name.contains("ext"),
+        Target::Journal => path.to_str()?.contains("/j_"),
+        Target::Lvm | Target::Thin | Target::Modules | Target::Guest | Target::Initramfs => false,
         Target::Vmx => name.ends_with(".vmx"),
         _ => true,
     };
@@ -88,12 +93,19 @@ fn seed(target: Target, path: &Path) -> Option<Seed> {
         Target::Luks => begins(b"LUKS\xba\xbe"),
         Target::Iso9660 => plain.get(32_769..32_774) == Some(b"CD001"),
         Target::Squashfs => begins(b"hsqs"),
-        Target::Ext4 => plain.get(1080..1082) == Some(&[0x53, 0xef]),
         Target::Btrfs => plain.get(65_600..65_608) == Some(b"_BHRfS_M"),
+        Target::Ext4 | Target::Journal => plain.get(1080..1082) == Some(&[0x53, 0xef]),
+        Target::Fat => begins(b"\xeb") && plain.get(510..512) == Some(&[0x55, 0xaa]),
+        Target::Md => plain.len() > 0x1_0000 && plain.windows(4).any(|word| word == MD),
+        Target::Stack => plain.get(510..512) == Some(&[0x55, 0xaa]),
         Target::Partitions => plain.get(510..512) == Some(&[0x55, 0xaa]),
         Target::Vmx => true,
         _ => false,
     };
+    if matches!(target, Target::Md | Target::Stack) {
+        // One disk: the last byte says so.
+        plain.push(0);
+    }
     let folder = path.parent()?.file_name()?.to_str()?;
     let seed = Seed::new(format!("{folder}-{name}"), &plain).filter(|_| fits)?;
     debug_assert!(expand(&seed.bytes) == plain);

@@ -201,11 +201,55 @@ const SQUASHFS: &[Recipe] = &[
         "tree out -quiet -no-progress -comp zstd",
     ),
 ];
+const FAT: &[Recipe] = &[
+    recipe(
+        "fat12",
+        "mkfs.vfat",
+        "-F 12 -i 12345678 -n REHOST -C out 512;MCOPY",
+    ),
+    recipe("fat16", "mkfs.vfat", "-F 16 -s 1 -C out 4096;MCOPY"),
+    recipe("fat32", "mkfs.vfat", "-F 32 -s 1 -C out 4096;MCOPY"),
+];
+const JOURNAL: &[Recipe] = &[
+    recipe(
+        "ext3",
+        "mke2fs",
+        "-q -F -t ext3 -b 1024 -N 32 -J size=1 -d tree -O ^resize_inode out 4096;DEBUGFS",
+    ),
+    recipe(
+        "ext4",
+        "mke2fs",
+        "-q -F -t ext4 -b 1024 -N 32 -J size=1 -d tree -O ^resize_inode out 4096;DEBUGFS",
+    ),
+];
+const THIN: &[Recipe] = &[recipe("restored", "thin_restore", "-q -i thin.xml -o out")];
+const INITRAMFS: &[Recipe] = &[
+    recipe("plain", "sh", "pack cat"),
+    recipe("gzip", "sh", "pack gzip -9"),
+    recipe("zstd", "sh", "pack zstd -q"),
+    recipe("xz", "sh", "pack xz --check=crc32"),
+    recipe("lz4", "sh", "pack lz4 -l -q"),
+    recipe("bzip2", "sh", "pack bzip2"),
+    recipe("lzma", "sh", "pack xz --format=lzma"),
+    recipe("two", "sh", "pack cat;pack gzip"),
+];
 const PARTITIONS: &[Recipe] = &[recipe(
     "gpt",
     "sfdisk",
     "-q --no-reread --no-tell-kernel out",
 )];
+
+/// Two devices, the second of which has a block of the first.
+const THIN_XML: &[u8] = br#"<superblock uuid="" time="1" transaction="0" flags="0" version="2" data_block_size="16" nr_data_blocks="32">
+<device dev_id="1" mapped_blocks="5" transaction="0" creation_time="0" snap_time="1">
+<range_mapping origin_begin="0" data_begin="3" length="4" time="0"/>
+<single_mapping origin_block="900" data_block="1" time="1"/>
+</device>
+<device dev_id="2" mapped_blocks="1" transaction="0" creation_time="1" snap_time="1">
+<single_mapping origin_block="2" data_block="5" time="0"/>
+</device>
+</superblock>
+"#;
 
 pub(super) fn seeds(target: Target) -> Vec<Seed> {
     let recipes = match target {
@@ -225,6 +269,10 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         Target::Squashfs => SQUASHFS,
         Target::Partitions => PARTITIONS,
         Target::RpmDatabase => RPM,
+        Target::Fat => FAT,
+        Target::Journal => JOURNAL,
+        Target::Thin => THIN,
+        Target::Initramfs => INITRAMFS,
         _ => &[],
     };
     recipes.iter().filter_map(cook).collect()
@@ -238,7 +286,12 @@ fn cook(recipe: &Recipe) -> Option<Seed> {
     let path = std::env::var("PATH").unwrap_or_default();
     for args in args.split(';') {
         let input = fs::File::open(folder.path().join("input")).unwrap();
-        let done = Command::new(recipe.tool)
+        let (tool, args) = match args {
+            "MCOPY" => ("mcopy", "-s -i out tree/etc ::"),
+            "DEBUGFS" => ("debugfs", "-w -f journal out"),
+            _ => (recipe.tool, args),
+        };
+        let done = Command::new(tool)
             .args(args.split(' '))
             .current_dir(folder.path())
             // Debian keeps the makers of filesystems where an ordinary user does not look.
@@ -266,10 +319,21 @@ fn ingredients(folder: &Path, recipe: &Recipe) {
     write("disk", &disk());
     write("key", b"rehost");
     write("input", b"label: gpt\n,20K,L,*\n,,U\n");
+    write(
+        "pack",
+        b"find tree | cpio --quiet -o -H newc | \"$@\" >>out",
+    );
+    // Two blocks, one of which is then revoked, in transactions of their own.
+    write(
+        "journal",
+        b"jo\njw -b 3000,3001 disk\njc\njo\njw -r 3001\njc\n",
+    );
+    write("thin.xml", THIN_XML);
     let room = match recipe.tool {
         "cryptsetup" => 3 << 20,
         "sfdisk" => 2 << 20,
         "mkfs.btrfs" => 16 << 20,
+        "thin_restore" => 64 << 10,
         _ => 0,
     };
     if room > 0 {

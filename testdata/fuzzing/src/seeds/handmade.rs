@@ -2,8 +2,9 @@
 
 mod guests;
 
-use super::{Seed, disk};
+use super::{Seed, disk, texts};
 use crate::Target;
+use crate::members::{input, made};
 
 /// Bytes per sector.
 const SECTOR: usize = 512;
@@ -89,6 +90,23 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         Target::SeSparse => vec![("sesparse", se_sparse())],
         Target::Parallels => vec![("bundle", BUNDLE.as_bytes().to_vec())],
         Target::Partitions => vec![("mbr", mbr())],
+        Target::Lvm => vec![
+            ("two", input(&made::lvm())),
+            ("thin", input(&[thin_disk()])),
+        ],
+        Target::Thin => vec![("thin", made::thin())],
+        Target::Md => arrays(),
+        Target::Stack => vec![("mirror", mirror())],
+        Target::Modules => vec![
+            ("dep", texts::MODULES_DEP.to_vec()),
+            ("alias", texts::MODULES_ALIAS.to_vec()),
+            ("softdep", texts::MODULES_SOFTDEP.to_vec()),
+        ],
+        Target::Guest => vec![
+            ("debian", texts::DEBIAN.to_vec()),
+            ("fedora", texts::FEDORA.to_vec()),
+            ("alpine", texts::ALPINE.to_vec()),
+        ],
         Target::Nbd => vec![("old", nbd_old()), ("new", nbd_new())],
         Target::Vmx => vec![("machine", MACHINE.as_bytes().to_vec())],
         Target::Deflate => deflate(),
@@ -98,6 +116,42 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
     };
     let seed = |(name, file): (&str, Vec<u8>)| Seed::new(name, &file);
     made.into_iter().filter_map(seed).collect()
+}
+
+/// A physical volume with a thin pool, metadata included.
+fn thin_disk() -> Vec<u8> {
+    let mut disk = made::physical(0, &made::thin_group(), 64);
+    made::put(&mut disk, made::EXTENTS, &made::thin());
+    disk
+}
+
+/// Arrays of every level.
+fn arrays() -> Vec<(&'static str, Vec<u8>)> {
+    let mut data = vec![0; 16 << 10];
+    for (nth, sector) in data.chunks_mut(SECTOR).enumerate() {
+        sector[0] = u8::try_from(nth + 1).unwrap();
+    }
+    let made = |level, layout, members| input(&made::md(level, layout, members, &data));
+    vec![
+        ("linear", made(-1, 0, 2)),
+        ("raid0", made(0, 2, 3)),
+        ("raid1", made(1, 0, 2)),
+        ("raid4", made(4, 0, 3)),
+        ("raid5", made(5, 2, 4)),
+        ("raid6", made(6, 18, 5)),
+        ("near", made(10, 0x102, 3)),
+        ("far", made(10, 0x202, 4)),
+        ("offset", made(10, 0x1_0201, 3)),
+        ("degraded", input(&made::md(6, 2, 5, &data)[1..4])),
+    ]
+}
+
+/// Two disks whose partitions mirror a physical volume.
+fn mirror() -> Vec<u8> {
+    let volumes = made::lvm().remove(0);
+    let members = made::md(1, 0, 2, &volumes);
+    let disks: Vec<Vec<u8>> = members.iter().map(|one| made::partitioned(one)).collect();
+    input(&disks)
 }
 
 fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
