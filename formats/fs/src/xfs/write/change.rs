@@ -68,6 +68,11 @@ impl<'a> Change<'a> {
         self.content
     }
 
+    /// The sequence number of this change.
+    pub(super) fn lsn(&self) -> u64 {
+        append::lsn(self.position)
+    }
+
     pub(super) fn block_size(&self) -> u64 {
         u64::from(self.fs.sb.block_size)
     }
@@ -139,7 +144,7 @@ impl<'a> Change<'a> {
     /// Puts a structure in place of what was there, sealed.
     pub(super) fn put(&mut self, kind: Kind, offset: u64, mut raw: Vec<u8>) -> Result<()> {
         if self.fs.sb.v5 {
-            kind.seal(&mut raw, append::lsn(self.position))?;
+            kind.seal(&mut raw, self.lsn())?;
         }
         self.store(offset, &raw)?;
         self.buffers.insert(offset, (raw.len(), kind));
@@ -153,7 +158,7 @@ impl<'a> Change<'a> {
             let f = Fields::new(&raw, "inode", 0);
             let changes = f.u64_be(104)?.wrapping_add(1);
             put(&mut raw, 104, &changes.to_be_bytes())?;
-            seal_inode(&mut raw, append::lsn(self.position))?;
+            seal_inode(&mut raw, self.lsn())?;
         }
         let start = self.fs.blocks.offset(block);
         self.store(start.saturating_add(within), &raw)?;
@@ -209,9 +214,9 @@ impl<'a> Change<'a> {
             disk.write_at(bytes, *offset)?;
         }
         disk.sync()?;
-        for buffer in logged {
-            disk.write_at(&buffer.new, buffer.offset)?;
-            self.fs.blocks.forget(buffer.offset, wide(buffer.new.len()));
+        for (offset, bytes) in runs(logged) {
+            disk.write_at(&bytes, offset)?;
+            self.fs.blocks.forget(offset, wide(bytes.len()));
         }
         disk.sync()?;
         for (offset, bytes) in &end.writes {
@@ -259,6 +264,20 @@ impl<'a> Change<'a> {
         }
         Ok(logged)
     }
+}
+
+/// Buffers that lie together, as one write each.
+fn runs(logged: &[Changed]) -> Vec<(u64, Vec<u8>)> {
+    let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+    for buffer in logged {
+        match runs.last_mut() {
+            Some((offset, run)) if offset.saturating_add(wide(run.len())) == buffer.offset => {
+                run.extend_from_slice(&buffer.new);
+            }
+            _ => runs.push((buffer.offset, buffer.new.clone())),
+        }
+    }
+    runs
 }
 
 /// Whether something was refused because of what the filesystem is, not because it is wrong.

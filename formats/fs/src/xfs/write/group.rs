@@ -40,11 +40,15 @@ pub(super) mod free_space {
 
 /// Places in the header of inodes.
 pub(super) mod inodes {
+    pub(in super::super) const COUNT: usize = 16;
     pub(in super::super) const FREE: usize = 28;
+    /// The first inode of the chunk that was made last.
+    pub(in super::super) const NEWEST: usize = 32;
 }
 
 /// Counters of the superblock.
 pub(super) mod counter {
+    pub(in super::super) const INODES: usize = 128;
     pub(in super::super) const FREE_INODES: usize = 136;
     pub(in super::super) const FREE_BLOCKS: usize = 144;
 }

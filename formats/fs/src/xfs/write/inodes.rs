@@ -1,4 +1,4 @@
-//! Inodes taken from the chunks that a group has, and given back; no chunk is made or dissolved.
+//! Inodes taken from the chunks that a group has, and given back; no chunk is dissolved.
 //!
 //! Source: "XFS Algorithms & Data Structures", chapter "Inode B+trees". A record of the tree stands for
 //! 64 inodes; where chunks may have holes, one bit says that four inodes are not there.
@@ -11,7 +11,7 @@ use super::group::{Header, counter, inodes};
 use super::stamp::{put8, put32, put64};
 
 /// Inodes of a chunk.
-const CHUNK: u32 = 64;
+pub(super) const CHUNK: u32 = 64;
 /// Inodes that one bit of a chunk's holes stands for.
 const PER_HOLE: u32 = 4;
 
@@ -19,8 +19,28 @@ const PER_HOLE: u32 = 4;
 const MOST_TRIES: usize = 64;
 
 impl Change<'_> {
-    /// A free inode becomes used; its number. Groups are asked from `first` on.
+    /// A free inode becomes used; its number. Groups are asked from `first` on; a new chunk is made
+    /// where none has a free one.
     pub(super) fn take_inode(&mut self, first: u32) -> Result<u64> {
+        let mut refusal = match self.take_known(first) {
+            Err(error) if is_refusal(&error) => error,
+            other => return other,
+        };
+        for group in self.groups_from(first) {
+            let made = self.attempt(|change| {
+                change.make_chunk(group)?;
+                change.take_known(group)
+            });
+            match made {
+                Err(error) if is_refusal(&error) => refusal = error,
+                other => return other,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// An inode of a chunk that there is.
+    fn take_known(&mut self, first: u32) -> Result<u64> {
         let mut refusal = None;
         for group in self.groups_from(first) {
             if self.header_u32(group, Header::Inodes, inodes::FREE)? == 0 {
@@ -49,8 +69,7 @@ impl Change<'_> {
             }
         }
         Err(refusal.unwrap_or_else(|| {
-            Error::unsupported("no chunk has a free inode, and new chunks are not made here")
-                .in_structure("tree of inodes")
+            Error::unsupported("no chunk has a free inode").in_structure("tree of inodes")
         }))
     }
 
@@ -146,7 +165,7 @@ impl Change<'_> {
             .saturating_add(u32::from(self.fs.sb.inodes_per_block_log))
     }
 
-    fn number_of(&self, group: u32, within: u32) -> Result<u64> {
+    pub(super) fn number_of(&self, group: u32, within: u32) -> Result<u64> {
         u64::from(group)
             .checked_shl(self.inode_bits())
             .map(|high| high | u64::from(within))

@@ -6,7 +6,7 @@
 //! (content that is overwritten in place excepted).
 //!
 //! Left out on purpose, and refused by name: whatever would make a block of an allocation group's tree,
-//! an extent tree or a directory's index split or join; new chunks of inodes; attributes and targets of
+//! an extent tree or a directory's index split or join; attributes and targets of
 //! links that do not fit into the inode, ACLs; blocks that are shared (reflink), on a realtime section, or
 //! in a file's tree of extents; filesystems with quotas, parent pointers, a metadata directory or names
 //! without case, where nothing is allocated or no name changed. Version 4 is only overwritten, and
@@ -16,6 +16,7 @@
 mod attrs;
 mod btree;
 mod change;
+mod chunk;
 mod core;
 mod dirblock;
 mod dirleaf;

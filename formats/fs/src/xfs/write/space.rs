@@ -114,24 +114,12 @@ impl Change<'_> {
             .after(Which::ByLength, group, below)?
             .ok_or_else(|| Error::corrupt("group has less free space than its header says"))?;
         let (start, free) = pair(&record)?;
-        let rest = free.checked_sub(need).ok_or_else(|| {
-            Error::corrupt("tree of free space is out of order").in_structure("tree of free space")
-        })?;
-        let place = [start.into(), 0, 0];
-        let known = self.at_or_before(Which::ByPlace, group, place)?;
-        if known.as_deref().map(pair).transpose()? != Some((start, free)) {
-            return Err(Error::corrupt("the two trees of free space disagree")
+        if free < need {
+            return Err(Error::corrupt("tree of free space is out of order")
                 .in_structure("tree of free space"));
         }
-        self.remove(Which::ByLength, group, [free.into(), start.into(), 0])?;
-        if rest == 0 {
-            self.remove(Which::ByPlace, group, place)?;
-        } else {
-            let left = free_record(start.saturating_add(need), rest);
-            self.insert(Which::ByLength, group, &left)?;
-            self.exchange(Which::ByPlace, group, place, &left)?;
-        }
-        self.own(group, start, need, owner, file)?;
+        self.take_piece(group, (start, free), start, need)?;
+        self.own(group, start, need, owner.inode, file)?;
         self.settle_space(group, i64::from(need).saturating_neg())?;
         Ok(Extent {
             file,
@@ -141,8 +129,46 @@ impl Change<'_> {
         })
     }
 
+    /// Takes the `count` blocks from `from` on out of a free extent, given by start and length.
+    pub(super) fn take_piece(
+        &mut self,
+        group: u32,
+        (start, free): (u32, u32),
+        from: u32,
+        count: u32,
+    ) -> Result<()> {
+        let place = [start.into(), 0, 0];
+        let known = self.at_or_before(Which::ByPlace, group, place)?;
+        if known.as_deref().map(pair).transpose()? != Some((start, free)) {
+            return Err(Error::corrupt("the two trees of free space disagree")
+                .in_structure("tree of free space"));
+        }
+        let before = from.saturating_sub(start);
+        let next = from.saturating_add(count);
+        let after = start.saturating_add(free).saturating_sub(next);
+        self.remove(Which::ByLength, group, [free.into(), start.into(), 0])?;
+        let mut left = Vec::new();
+        if before > 0 {
+            left.push(free_record(start, before));
+        }
+        if after > 0 {
+            left.push(free_record(next, after));
+        }
+        for piece in &left {
+            self.insert(Which::ByLength, group, piece)?;
+        }
+        match left.as_slice() {
+            [] => self.remove(Which::ByPlace, group, place),
+            [one] => self.exchange(Which::ByPlace, group, place, one),
+            [one, other, ..] => {
+                self.exchange(Which::ByPlace, group, place, one)?;
+                self.insert(Which::ByPlace, group, other)
+            }
+        }
+    }
+
     /// Renews the counters of a group whose free space has changed by `by` blocks.
-    fn settle_space(&mut self, group: u32, by: i64) -> Result<()> {
+    pub(super) fn settle_space(&mut self, group: u32, by: i64) -> Result<()> {
         self.check_thinned()?;
         let longest = self.at_or_before(Which::ByLength, group, LAST)?;
         let longest = longest.as_deref().map(pair).transpose()?;
@@ -153,25 +179,34 @@ impl Change<'_> {
     }
 
     /// Enters blocks in the tree of owners, joined to records that they continue.
-    fn own(&mut self, group: u32, start: u32, count: u32, owner: Owner, file: u64) -> Result<()> {
+    pub(super) fn own(
+        &mut self,
+        group: u32,
+        start: u32,
+        count: u32,
+        owner: u64,
+        file: u64,
+    ) -> Result<()> {
         if !self.fs.sb.features.owners {
             return Ok(());
         }
-        let key = [start.into(), owner.inode, file];
+        let key = [start.into(), owner, file];
         let end = start.saturating_add(count);
+        // Blocks of the filesystem's own have no place in a file.
+        let own = owner >> 63 != 0;
         let left = self.at_or_before(Which::Owners, group, key)?;
         let left = left.as_deref().map(Owned::parse).transpose()?;
         let left = left.filter(|left| {
-            left.inode == owner.inode
+            left.inode == owner
                 && left.start.saturating_add(left.count) == start
-                && left.offset.saturating_add(left.count.into()) == file
+                && (own || left.offset.saturating_add(left.count.into()) == file)
         });
         let right = self.after(Which::Owners, group, key)?;
         let right = right.as_deref().map(Owned::parse).transpose()?;
         let right = right.filter(|right| {
-            right.inode == owner.inode
+            right.inode == owner
                 && right.start == end
-                && right.offset == file.saturating_add(count.into())
+                && (own || right.offset == file.saturating_add(count.into()))
         });
         let whole = Owned {
             start: left.map_or(start, |left| left.start),
@@ -179,7 +214,7 @@ impl Change<'_> {
                 .map_or(0, |left| left.count)
                 .saturating_add(count)
                 .saturating_add(right.map_or(0, |right| right.count)),
-            inode: owner.inode,
+            inode: owner,
             offset: left.map_or(file, |left| left.offset),
         };
         match (left, right) {
