@@ -23,6 +23,7 @@ pub fn unused(disk: &Arc<dyn Disk>) -> Result<Vec<Range<u64>>> {
     match kind.name {
         "ext2" | "ext3" | "ext4" => crate::ext4::unused::unused(disk),
         "vfat" => crate::fat::unused::unused(disk),
+        "btrfs" => crate::btrfs::unused::unused(disk),
         "xfs" => crate::xfs::unused::unused(disk),
         other => Err(Error::unsupported(format!(
             "what {other} does not use is not known here"

@@ -60,7 +60,7 @@ fn mend(view: &Overlay, at: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 50, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 50, ..ProptestConfig::default() })]
     #[test]
     fn flipped_bytes_never_panic_or_hang(
         mended in any::<bool>(),

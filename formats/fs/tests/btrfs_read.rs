@@ -153,3 +153,40 @@ fn the_filesystem_is_opened_by_its_content() {
     assert_eq!(fs.identity().kind, "btrfs");
     assert_same_tree(&tree(&*fs).unwrap(), &theirs, "opened by content");
 }
+
+#[test]
+fn what_it_does_not_use_can_be_overwritten() {
+    if !has(&["mkfs.btrfs", "btrfs"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for shape in [
+        &["-m", "dup"][..],
+        &["-n", "4096", "-M", "-R", "^free-space-tree"],
+        &["-m", "dup", "-d", "dup"],
+    ] {
+        let (image, theirs) = filled(folder.path(), shape);
+        let free = rehost_fs::unused(&file_disk(&image)).unwrap();
+        let total: u64 = free.iter().map(|range| range.end - range.start).sum();
+        let size = fs::metadata(&image).unwrap().len();
+        assert!(
+            total > size / 2 && total < size - (6 << 20),
+            "{total} of {size}"
+        );
+        assert!(free.windows(2).all(|pair| pair[0].end < pair[1].start));
+        let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+        for range in &free {
+            let len = (range.end - range.start).min(70_000);
+            for at in [range.start, range.end - len] {
+                let noise = noise(at + 1, usize::try_from(len).unwrap());
+                std::os::unix::fs::FileExt::write_all_at(&file, &noise, at).unwrap();
+            }
+        }
+        assert_checked(
+            &image,
+            &format!("{shape:?} with noise in what it does not use"),
+        );
+        let fs = Btrfs::open(file_disk(&image)).unwrap();
+        assert_same_tree(&tree(&fs).unwrap(), &theirs, &format!("{shape:?}"));
+    }
+}

@@ -29,6 +29,7 @@ mod pool;
 mod root;
 mod superblock;
 mod tree;
+pub(crate) mod unused;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};

@@ -18,7 +18,7 @@ pub(super) const EXTENT_ITEM: u8 = 168;
 pub(super) const METADATA_ITEM: u8 = 169;
 pub(super) const TREE_BLOCK_REF: u8 = 176;
 pub(super) const EXTENT_DATA_REF: u8 = 178;
-pub(super) const BLOCK_GROUP_ITEM: u8 = 192;
+pub(in super::super) const BLOCK_GROUP_ITEM: u8 = 192;
 pub(super) const FREE_SPACE_INFO: u8 = 198;
 pub(super) const FREE_SPACE_EXTENT: u8 = 199;
 pub(super) const FREE_SPACE_BITMAP: u8 = 200;
@@ -34,7 +34,7 @@ const HEAD: usize = 24;
 const MOST_SUMS: usize = 64;
 
 /// A tree of accounts that contradicts itself.
-pub(super) fn corrupt(what: &str) -> Error {
+pub(in super::super) fn corrupt(what: &str) -> Error {
     Error::corrupt(what).in_structure("extent tree").hint(HINT)
 }
 

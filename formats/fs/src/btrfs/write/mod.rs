@@ -16,9 +16,9 @@
 //! attributes themselves.
 
 mod files;
-mod items;
+pub(super) mod items;
 mod rebuild;
-mod space;
+pub(super) mod space;
 mod transaction;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -66,13 +66,13 @@ struct State {
 
 /// The trees that keep accounts.
 #[derive(Debug, Clone, Copy)]
-struct Accounts {
-    extents: TreeRoot,
+pub(super) struct Accounts {
+    pub(super) extents: TreeRoot,
     sums: TreeRoot,
     /// The free space tree, where there is one in order.
     free_space: Option<TreeRoot>,
     /// The block group tree, where there is one.
-    groups: Option<TreeRoot>,
+    pub(super) groups: Option<TreeRoot>,
 }
 
 impl BtrfsMut {
@@ -231,7 +231,7 @@ fn check_writable(volume: &Volume, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-fn accounts(volume: &Volume) -> Result<Accounts> {
+pub(super) fn accounts(volume: &Volume) -> Result<Accounts> {
     let needed = |id: u64, name: &str| {
         let root = volume.root(id)?;
         root.map(|root| root.tree)

@@ -118,28 +118,42 @@ impl<'a> Space<'a> {
 
     /// The free ranges of a block group.
     fn ranges(&self, chunk: &Chunk) -> Result<Vec<Range<u64>>> {
-        let end = chunk.logical.saturating_add(chunk.len);
-        let mut used = reserved(chunk);
-        let mut extents = self.volume.tree(self.extents).range(
-            Key::new(chunk.logical, 0, 0),
-            Key::new(end.saturating_sub(1), u8::MAX, u64::MAX),
-        )?;
-        // Ends because a walk through a tree does.
-        while let Some(item) = extents.next()? {
-            let len = match item.key.kind {
-                items::EXTENT_ITEM => item.key.offset,
-                items::METADATA_ITEM => u64::from(self.volume.nodes.sb.node),
-                _ => continue,
-            };
-            used.push(item.key.id..item.key.id.saturating_add(len));
-        }
+        let mut used = used(self.volume, self.extents, chunk)?;
+        used.extend(reserved(chunk));
         used.sort_unstable_by_key(|range| range.start);
-        Ok(gaps(chunk.logical..end, &used))
+        Ok(gaps(whole(chunk), &used))
     }
 }
 
+/// The logical addresses of a block group.
+pub(in super::super) fn whole(chunk: &Chunk) -> Range<u64> {
+    chunk.logical..chunk.logical.saturating_add(chunk.len)
+}
+
+/// What is in use of a block group, in order.
+pub(in super::super) fn used(
+    volume: &Volume,
+    extents: TreeRoot,
+    chunk: &Chunk,
+) -> Result<Vec<Range<u64>>> {
+    let Range { start, end } = whole(chunk);
+    let mut used = Vec::new();
+    let last = Key::new(end.saturating_sub(1), u8::MAX, u64::MAX);
+    let mut extents = volume.tree(extents).range(Key::new(start, 0, 0), last)?;
+    // Ends because a walk through a tree does.
+    while let Some(item) = extents.next()? {
+        let len = match item.key.kind {
+            items::EXTENT_ITEM => item.key.offset,
+            items::METADATA_ITEM => u64::from(volume.nodes.sb.node),
+            _ => continue,
+        };
+        used.push(item.key.id..item.key.id.saturating_add(len));
+    }
+    Ok(used)
+}
+
 /// What lies between sorted ranges in `whole`.
-fn gaps(whole: Range<u64>, used: &[Range<u64>]) -> Vec<Range<u64>> {
+pub(in super::super) fn gaps(whole: Range<u64>, used: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut found = Vec::new();
     let mut at = whole.start;
     for range in used {
