@@ -46,11 +46,20 @@ impl Copied {
 
 impl fmt::Display for Copied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} files, {} folders and {} links",
-            self.files, self.directories, self.links
-        )
+        let parts = [
+            (self.files, "file"),
+            (self.directories, "folder"),
+            (self.links, "link"),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(count, what)| *count > 0 || *what == "file")
+            .map(|(count, what)| match count {
+                1 => format!("1 {what}"),
+                _ => format!("{count} {what}s"),
+            })
+            .collect();
+        f.write_str(&parts.join(", "))
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn put(
         }
         ([(image, overlay)], Some(output)) => {
             let writing = writing(typed, output, image.files())?;
-            voice.step(format_args!("Writing {} with {what}.", output.display()));
+            voice.step(format_args!("Writing {}: {what}.", output.display()));
             let outcome = write_image(&**overlay, output, &writing, voice)?;
             voice.step(summary(&outcome));
             Ok(Some(outcome))

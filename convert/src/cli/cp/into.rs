@@ -60,7 +60,13 @@ pub(super) fn copy(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
     let mut copied = Copied::default();
     tree(&mut changes, source, &meta, &target, &mut copied, 0)?;
     let to = (&args.destination, &args.opening, &args.writing);
-    let outcome = put(changes, &opened, to, &format!("{copied} more in it"), voice)?;
+    let outcome = put(
+        changes,
+        &opened,
+        to,
+        &format!("{copied} copied into it"),
+        voice,
+    )?;
     copied.tell(voice);
     if args.reporting.json {
         output::json(&Report { copied, outcome })?;
