@@ -53,6 +53,13 @@ pub struct Finding {
     pub repair: Repair,
 }
 
+impl Finding {
+    /// Whether `repair` mends it.
+    pub(crate) const fn is_safe(&self) -> bool {
+        matches!(self.repair, Repair::Safe)
+    }
+}
+
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
@@ -103,6 +110,11 @@ impl Check {
         if self.findings.len() < MOST_FINDINGS {
             self.findings.push(finding);
         }
+    }
+
+    /// Whether something can be mended, and nothing is corrupt that could be anything.
+    pub(crate) fn is_mendable(&self) -> bool {
+        self.corruptions == 0 && self.findings.iter().any(Finding::is_safe)
     }
 
     /// Whether nothing is wrong.
@@ -174,4 +186,24 @@ pub fn repair(
         _ => Err(editing.refused(format, "repaired")),
     }
     .map_err(|error| error.in_file(&path))
+}
+
+/// The frame of a format's `repair`: checks, has the tables rewritten where `mendable` says that no
+/// guess is needed, and checks again.
+///
+/// # Errors
+/// What the three give.
+pub(crate) fn mend(
+    editing: &Editing<'_>,
+    check: fn(&Opening<'_>) -> Result<Check>,
+    mendable: impl FnOnce(&Check) -> Result<bool>,
+    rewrite: impl FnOnce() -> Result<()>,
+) -> Result<Check> {
+    let opening = editing.opening();
+    let before = check(&opening)?;
+    if !mendable(&before)? {
+        return Ok(before);
+    }
+    rewrite()?;
+    check(&opening)
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Opener, Result, StorageMut};
 
 use crate::create::TargetBacking;
+use crate::layer::Opening;
 use crate::{Format, Image, qcow2, raw, vdi, vhd, vhdx, vmdk, wrapper};
 
 /// Opens the further files of an image (extents, a data file) for writing. The path has passed the
@@ -84,18 +85,22 @@ pub(crate) struct Editing<'a> {
     pub(crate) files: &'a dyn EditFiles,
 }
 
-impl Editing<'_> {
+impl<'a> Editing<'a> {
+    /// The same file, to be read as it is: its active disk, without a key.
+    pub(crate) fn opening(&self) -> Opening<'a> {
+        Opening {
+            path: self.path,
+            storage: self.storage.clone(),
+            opener: self.opener,
+            snapshot: None,
+            key: None,
+        }
+    }
+
     /// The error for formats that cannot be edited like that.
     pub(crate) fn refused(&self, format: Format, what: &str) -> Error {
-        let Self {
-            path,
-            storage,
-            opener,
-            files,
-        } = self;
-        let _ = (storage, opener, files);
         Error::unsupported(format!("{format} images cannot be {what}"))
-            .in_file(path)
+            .in_file(self.path)
             .hint("convert it into a new image instead")
     }
 }

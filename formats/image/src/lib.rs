@@ -29,6 +29,7 @@ mod qcow2;
 mod qed;
 mod raw;
 mod room;
+mod sector_bits;
 mod snapshots;
 mod sniff;
 mod target;

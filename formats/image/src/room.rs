@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use rehost_block::Storage;
+use rehost_block::{Error, Result, Storage, StorageMut};
 
 /// A part of the file, in bytes, and where the reference to it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +68,29 @@ pub(crate) fn is_device<S: Storage + ?Sized>(storage: &S) -> bool {
         .as_file()
         .and_then(|file| file.metadata().ok())
         .is_some_and(|meta| meta.file_type().is_block_device())
+}
+
+/// Lets the file be `end` bytes long at least, and gives its length before. What is new reads as
+/// zeroes.
+///
+/// # Errors
+/// Usage for a block device that ends before; Io when the storage fails.
+pub(crate) fn ensure_length(storage: &dyn StorageMut, end: u64) -> Result<u64> {
+    let old = storage.size();
+    if old < end {
+        if is_device(storage) {
+            return Err(too_small(storage, end, old));
+        }
+        storage.set_size(end)?;
+    }
+    Ok(old)
+}
+
+/// The error for a device of `has` bytes that needs `end`.
+pub(crate) fn too_small(storage: &dyn StorageMut, end: u64, has: u64) -> Error {
+    Error::usage("device is too small for the data")
+        .in_file(storage.name())
+        .mismatch(format!("at least {end} bytes"), has)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rehost_block::{Error, Result, Storage};
+use rehost_block::{Codec, Error, Packed, Result, Run, Storage};
 
 /// Bytes per page.
 const PAGE: u64 = 4096;
@@ -104,6 +104,45 @@ pub(crate) enum Content {
     },
 }
 
+/// The files that a table's entries refer to, and how to read them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held<'a> {
+    /// Holds plain clusters.
+    pub(crate) plain: &'a Arc<dyn Storage>,
+    /// Holds compressed ones.
+    pub(crate) packed: &'a Arc<dyn Storage>,
+    /// The length of that.
+    pub(crate) packed_size: u64,
+    /// Unpacks them.
+    pub(crate) codec: &'a Arc<dyn Codec>,
+    /// Guest bytes per cluster.
+    pub(crate) unit: NonZeroU64,
+}
+
+impl Content {
+    /// Where the bytes are. What is not in the file is `absent`; the guest's byte is `within` its
+    /// cluster.
+    pub(crate) fn run(self, held: &Held<'_>, absent: Run, within: u64) -> Run {
+        match self {
+            Self::Unallocated => absent,
+            Self::Zero => Run::Zero,
+            Self::Plain(offset) => Run::At {
+                storage: Arc::clone(held.plain),
+                offset,
+            },
+            Self::Packed { offset, len } => Run::Packed(Packed {
+                storage: Arc::clone(held.packed),
+                offset,
+                // The last sector need not be whole: only its compressed bytes count.
+                len: len.min(held.packed_size.saturating_sub(offset)),
+                codec: Arc::clone(held.codec),
+                unit: held.unit,
+                skip: within,
+            }),
+        }
+    }
+}
+
 /// Guest bytes of one kind.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stretch {
@@ -118,7 +157,11 @@ impl Stretch {
     /// # Errors
     /// What `find` gives for the first one: a faulty entry further on is reported when it is asked
     /// for, not instead of the good bytes before it.
-    pub(crate) fn join(offset: u64, want: u64, find: impl Fn(u64) -> Result<Self>) -> Result<Self> {
+    pub(crate) fn join(
+        offset: u64,
+        want: u64,
+        mut find: impl FnMut(u64) -> Result<Self>,
+    ) -> Result<Self> {
         let mut found = find(offset)?;
         for _ in 0..MOST_JOINED {
             if found.len >= want {

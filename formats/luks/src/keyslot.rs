@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use rehost_block::{Error, Result, Storage};
+use rehost_block::{Error, Result, Storage, round_up};
 use zeroize::Zeroizing;
 
 use crate::cipher::{CipherSpec, IV_UNIT, SectorCipher, SectorSize};
@@ -134,7 +134,5 @@ where
 
 /// Length in bytes of whole sectors that a key of `key` bytes takes when it is spread.
 pub(crate) fn spread_len(key: u32, stripes: NonZeroU32) -> u64 {
-    u64::from(key)
-        .saturating_mul(stripes.get().into())
-        .next_multiple_of(IV_UNIT)
+    round_up(u64::from(key).saturating_mul(stripes.get().into()), IV_UNIT)
 }

@@ -3,7 +3,7 @@
 //! Source: Microsoft FAT specification (`fatgen103`), "Boot Sector and BPB". As Linux does, FAT32 is
 //! told by its 16-bit table size being zero, not by its cluster count: tools make small ones.
 
-use rehost_block::{Disk, Error, Fields, Result};
+use rehost_block::{Disk, Error, Fields, Result, round_up};
 
 use super::number::{div, wide};
 
@@ -123,7 +123,7 @@ impl Boot {
             .saturating_mul(count)
             .saturating_add(reserved)
             .saturating_mul(sector);
-        let data = root_at.saturating_add(root_len.next_multiple_of(sector));
+        let data = root_at.saturating_add(round_up(root_len, sector));
         let clusters = div(size.saturating_sub(data), cluster);
         if clusters == 0 {
             return Err(f.corrupt(19, "there is no room for a cluster"));

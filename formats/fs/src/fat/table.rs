@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rehost_block::{Disk, DiskMut, Error, Result};
+use rehost_block::{Disk, DiskMut, Error, Result, round_up};
 
 use super::boot::{Boot, Width};
 use super::number::{div, length, put, rem, wide};
@@ -81,7 +81,7 @@ impl Table {
             width: boot.width,
             copies: boot.tables.clone(),
             end: boot.end(),
-            len: len.next_multiple_of(boot.sector),
+            len: round_up(len, boot.sector),
             sector: boot.sector,
             pages: Mutex::default(),
         }
@@ -254,7 +254,7 @@ impl Table {
                 let from = rem(self.within(first.0), PAGE);
                 let from = from.saturating_sub(rem(from, self.sector));
                 let to = rem(self.within(last.0), PAGE).saturating_add(4);
-                let to = to.next_multiple_of(self.sector).min(wide(bytes.len()));
+                let to = round_up(to, self.sector).min(wide(bytes.len()));
                 let part = bytes.get(length(from)?..length(to)?).unwrap_or_default();
                 let at = number.saturating_mul(PAGE).saturating_add(from);
                 disk.write_at(part, start.saturating_add(at))?;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rehost_block::{Fields, Result};
+use rehost_block::{Fields, Result, round_up};
 
 use super::Xfs;
 use super::check::{self, Block, Verify};
@@ -92,7 +92,7 @@ impl Xfs {
         let mut found = Vec::new();
         for extent in &mapping {
             // A directory block begins at a multiple of its size; the runs may cut it anywhere.
-            let first = extent.file.next_multiple_of(per);
+            let first = round_up(extent.file, per);
             for nth in (first..extent.end().min(self.sb.leaf_block())).step_by(super::count(per)) {
                 self.data_block(node, &mapping, nth, &mut found)?;
             }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use rehost_block::{Error, Result};
 use serde::Serialize;
 
+use super::leveled::Leveled;
+
 /// How the units of a target are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,24 +39,11 @@ impl FromStr for Compression {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (codec, level) = match text.split_once(':') {
-            Some((codec, level)) => (codec, Some(level)),
-            None => (text, None),
-        };
-        let level = |default: u8, most: u8| match level {
-            None => Ok(default),
-            Some(level) => level
-                .parse()
-                .ok()
-                .filter(|level| (1..=most).contains(level))
-                .ok_or_else(|| {
-                    Error::usage(format!("{codec} has no level {level:?}"))
-                        .hint(format!("levels go from 1 (fast) to {most} (small)"))
-                }),
-        };
+        let asked = Leveled::parse(text);
+        let codec = asked.name;
         match codec {
-            "zlib" => level(6, 9).map(Self::Zlib),
-            "zstd" => level(3, 22).map(Self::Zstd),
+            "zlib" => asked.level(6, 9).map(Self::Zlib),
+            "zstd" => asked.level(3, 22).map(Self::Zstd),
             _ => {
                 Err(Error::usage(format!("unknown codec {codec:?}"))
                     .hint("known codecs: zlib, zstd"))

@@ -5,6 +5,7 @@
 //! table are in a file of their own; nothing here knows a byte of any format.
 
 mod compression;
+mod leveled;
 mod qcow2;
 mod raw;
 mod vdi;

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use rehost_block::{Error, Result};
 use serde::Serialize;
 
+use super::leveled::Leveled;
+
 /// What a target is wrapped in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -22,24 +24,11 @@ impl FromStr for Wrap {
 
     /// `gz`, `zst`, or either with `:LEVEL`.
     fn from_str(text: &str) -> Result<Self> {
-        let (name, level) = match text.split_once(':') {
-            Some((name, level)) => (name, Some(level)),
-            None => (text, None),
-        };
-        let level = |default: u8, most: u8| match level {
-            None => Ok(default),
-            Some(level) => level
-                .parse()
-                .ok()
-                .filter(|level| (1..=most).contains(level))
-                .ok_or_else(|| {
-                    Error::usage(format!("{name} has no level {level:?}"))
-                        .hint(format!("levels go from 1 (fast) to {most} (small)"))
-                }),
-        };
+        let asked = Leveled::parse(text);
+        let name = asked.name;
         match name.to_ascii_lowercase().as_str() {
-            "gz" | "gzip" => level(6, 12).map(Self::Gzip),
-            "zst" | "zstd" => level(3, 22).map(Self::Zstd),
+            "gz" | "gzip" => asked.level(6, 12).map(Self::Gzip),
+            "zst" | "zstd" => asked.level(3, 22).map(Self::Zstd),
             _ => Err(
                 Error::usage(format!("{name:?} is no wrapper that is written"))
                     .hint("wrappers that are written: gz, zst"),

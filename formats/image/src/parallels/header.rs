@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use rehost_block::{Fields, Result, Storage};
+use rehost_block::{Fields, Result, Storage, round_up};
 
 use super::SECTOR;
 
@@ -152,7 +152,7 @@ impl Header {
 fn data_offset(fields: &Fields<'_>, kind: Kind, cluster: NonZeroU64, bat_end: u64) -> Result<u64> {
     let data = u64::from(fields.u32_le(48)?).saturating_mul(SECTOR);
     match kind {
-        Kind::Sectors if data == 0 => Ok(bat_end.next_multiple_of(SECTOR)),
+        Kind::Sectors if data == 0 => Ok(round_up(bat_end, SECTOR)),
         Kind::Clusters if data == 0 || data % cluster != 0 => Err(fields
             .corrupt(48, "data_off is wrong")
             .mismatch(format!("a multiple of {cluster}"), data)),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Codec, Error, Layer, Located, Packed, Result, Run, Storage};
+use rehost_block::{Codec, Error, Layer, Located, Result, Run, Storage};
 
 use super::header::Header;
 use crate::codec::RawDeflate;
-use crate::words::{Content, Stretch, Words, rest_of, stored};
+use crate::words::{Content, Held, Stretch, Words, rest_of, stored};
 
 /// Set in the L2 entry of a compressed cluster.
 const COMPRESSED: u64 = 1 << 63;
@@ -114,22 +114,20 @@ impl Layer for Qcow {
         }
         let found = Stretch::join(offset, want.min(left), |at| self.stretch(at))
             .map_err(|error| error.in_file(self.storage.name()))?;
-        let run = match found.content {
-            Content::Unallocated if self.header.backing_file.is_some() => Run::Below,
-            Content::Unallocated | Content::Zero => Run::Zero,
-            Content::Plain(host) => Run::At {
-                storage: Arc::clone(&self.storage),
-                offset: host,
-            },
-            Content::Packed { offset: host, len } => Run::Packed(Packed {
-                storage: Arc::clone(&self.storage),
-                offset: host,
-                len,
-                codec: Arc::clone(&self.codec),
-                unit: self.header.cluster,
-                skip: offset % self.header.cluster,
-            }),
+        let absent = match self.header.backing_file {
+            Some(_) => Run::Below,
+            None => Run::Zero,
         };
+        let held = Held {
+            plain: &self.storage,
+            packed: &self.storage,
+            packed_size: self.file_size,
+            codec: &self.codec,
+            unit: self.header.cluster,
+        };
+        let run = found
+            .content
+            .run(&held, absent, offset % self.header.cluster);
         Ok(Located::new(run, found.len))
     }
 }

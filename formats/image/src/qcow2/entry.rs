@@ -5,6 +5,8 @@
 
 use std::num::NonZeroU64;
 
+use crate::words;
+
 /// Bits 9 to 55: a cluster's offset in its file. The rest is reserved or flags; reserved bits are
 /// not looked at, as in QEMU.
 pub(super) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -156,6 +158,20 @@ pub(super) enum Content {
     Plain(HostOffset),
     /// The whole cluster is compressed into these bytes.
     Packed { offset: HostOffset, len: u64 },
+}
+
+impl From<Content> for words::Content {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::Unallocated => Self::Unallocated,
+            Content::Zero => Self::Zero,
+            Content::Plain(HostOffset(host)) => Self::Plain(host),
+            Content::Packed { offset, len } => Self::Packed {
+                offset: offset.0,
+                len,
+            },
+        }
+    }
 }
 
 /// What is wrong with an entry.

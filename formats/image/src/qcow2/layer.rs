@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Codec, Error, Layer, Located, Packed, Result, Run, Storage};
+use rehost_block::{Codec, Error, Layer, Located, Result, Run, Storage, round_up};
 
 use rehost_luks::SectorCipher;
 
@@ -10,6 +10,7 @@ use super::encryption;
 use super::entry::{Content, HostOffset, Rules};
 use super::header::{Header, past_end};
 use super::tables::{L2Table, Tables};
+use crate::words::{self, Held, Stretch};
 
 /// One opened file.
 #[derive(Debug)]
@@ -27,30 +28,6 @@ pub(super) struct Qcow2 {
     /// Decrypts plain clusters, where they are encrypted.
     cipher: Option<Arc<SectorCipher>>,
     has_backing: bool,
-}
-
-/// A stretch of guest bytes of one kind.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Stretch {
-    pub(super) content: Content,
-    pub(super) len: u64,
-}
-
-impl Stretch {
-    /// The two as one, where `next` simply goes on.
-    pub(super) fn join(self, next: Self) -> Option<Self> {
-        let goes_on = match (self.content, next.content) {
-            (Content::Unallocated, Content::Unallocated) | (Content::Zero, Content::Zero) => true,
-            (Content::Plain(HostOffset(here)), Content::Plain(HostOffset(there))) => {
-                here.checked_add(self.len) == Some(there)
-            }
-            _ => false,
-        };
-        goes_on.then(|| Self {
-            content: self.content,
-            len: self.len.saturating_add(next.len),
-        })
-    }
 }
 
 impl Qcow2 {
@@ -100,7 +77,7 @@ impl Qcow2 {
             let span = geometry.l2_span();
             let len = span.saturating_sub(offset.checked_rem(span).unwrap_or(0));
             return Ok(Stretch {
-                content: Content::Unallocated,
+                content: words::Content::Unallocated,
                 len: len.min(left),
             });
         };
@@ -124,14 +101,17 @@ impl Qcow2 {
             Content::Packed { offset, len } => {
                 // The last sector need not be whole: only its compressed bytes count.
                 let end = offset.0.saturating_add(len);
-                if end > self.storage_size.next_multiple_of(512) {
+                if end > round_up(self.storage_size, 512) {
                     let error = fault("compressed cluster lies past the end of the file");
                     return Err(past_end(error, end, self.storage_size));
                 }
             }
             Content::Unallocated | Content::Zero => {}
         }
-        Ok(Stretch { content, len })
+        Ok(Stretch {
+            content: content.into(),
+            len,
+        })
     }
 }
 
@@ -145,43 +125,28 @@ impl Layer for Qcow2 {
         if left == 0 {
             return Ok(Located::new(Run::End, 0));
         }
-        let want = want.min(left);
         let mut table = None;
-        let mut found = self
-            .stretch(offset, &mut table)
+        let found = Stretch::join(offset, want.min(left), |at| self.stretch(at, &mut table))
             .map_err(|error| error.in_file(self.storage.name()))?;
-        // Ends because every stretch has at least one byte and `want` is finite. A faulty entry
-        // further on is reported when it is asked for, not instead of the good bytes before it.
-        while found.len < want {
-            let Ok(next) = self.stretch(offset.saturating_add(found.len), &mut table) else {
-                break;
-            };
-            match found.join(next) {
-                Some(joined) if next.len > 0 => found = joined,
-                _ => break,
-            }
-        }
-        let len = found.len.min(want);
-        if let (Content::Plain(HostOffset(host)), Some(cipher)) = (found.content, &self.cipher) {
+        let len = found.len;
+        if let (words::Content::Plain(host), Some(cipher)) = (found.content, &self.cipher) {
             let (run, len) = encryption::run(cipher, &self.data, host, len);
             return Ok(Located::new(run, len));
         }
-        let run = match found.content {
-            Content::Unallocated if self.has_backing => Run::Below,
-            Content::Unallocated | Content::Zero => Run::Zero,
-            Content::Plain(HostOffset(host)) => Run::At {
-                storage: Arc::clone(&self.data),
-                offset: host,
-            },
-            Content::Packed { offset: host, len } => Run::Packed(Packed {
-                storage: Arc::clone(&self.storage),
-                offset: host.0,
-                len: len.min(self.storage_size.saturating_sub(host.0)),
-                codec: Arc::clone(&self.codec),
-                unit: self.rules.geometry.unit(),
-                skip: self.rules.geometry.position(offset).within,
-            }),
+        let absent = if self.has_backing {
+            Run::Below
+        } else {
+            Run::Zero
         };
+        let held = Held {
+            plain: &self.data,
+            packed: &self.storage,
+            packed_size: self.storage_size,
+            codec: &self.codec,
+            unit: self.rules.geometry.unit(),
+        };
+        let within = self.rules.geometry.position(offset).within;
+        let run = found.content.run(&held, absent, within);
         Ok(Located::new(run, len))
     }
 }

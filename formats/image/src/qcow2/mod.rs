@@ -193,10 +193,7 @@ pub(crate) fn create(
     storage: Arc<dyn StorageMut>,
     files: &dyn TargetFiles,
 ) -> Result<Box<dyn Target>> {
-    let name = storage.name().to_owned();
-    let target =
-        create::create(spec, options, storage, files).map_err(|error| error.in_file(name))?;
-    Ok(Box::new(target))
+    Ok(Box::new(create::create(spec, options, storage, files)?))
 }
 
 /// A file name from an image, as a local path. QEMU also takes URLs, `json:{}` descriptions and

@@ -19,7 +19,7 @@ use super::layer::{Vdi, ZERO, read_map};
 use crate::blocks::amount;
 use crate::create::TargetBacking;
 use crate::in_place::{Editing, LayerMut};
-use crate::room::is_device;
+use crate::room::{ensure_length, is_device};
 
 /// A map entry of a block that was never written.
 const FREE: u32 = u32::MAX;
@@ -176,15 +176,7 @@ impl VdiEdit {
     /// Lets the file end behind `number` blocks, the new ones of zeroes.
     fn extend(&mut self, number: u32) -> Result<()> {
         let end = self.start(number);
-        let old = self.storage.size();
-        if old < end {
-            if is_device(&*self.storage) {
-                return Err(Error::usage("device is too small for the data")
-                    .in_file(self.storage.name())
-                    .mismatch(format!("at least {end} bytes"), old));
-            }
-            self.storage.set_size(end)?;
-        }
+        let old = ensure_length(&*self.storage, end)?;
         self.vdi.file_size = old.max(end);
         Ok(())
     }

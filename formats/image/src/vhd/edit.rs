@@ -18,14 +18,14 @@ use super::check::{claims, structures};
 use super::fixed::FixedEdit;
 use super::footer::{DiskType, Footer, FooterBytes, seal};
 use super::header::{CHECKSUM_AT, HEADER_LEN, Header};
-use super::layout::{Bit, PAGE, first_place, set_bits, table_entry};
+use super::layout::{PAGE, first_place, table_entry};
 use super::parent::parent_size;
 use super::sparse::{Absent, Sparse, UNUSED};
 use crate::blocks::amount;
 use crate::create::TargetBacking;
 use crate::in_place::{Editing, LayerMut};
-use crate::layer::Opening;
-use crate::room::is_device;
+use crate::room::{is_device, too_small};
+use crate::sector_bits::{Bit, BitOrder};
 
 /// Guest bytes per unit.
 pub(super) const UNIT: NonZeroU64 = NonZeroU64::new(PAGE).unwrap();
@@ -82,14 +82,8 @@ impl VhdEdit {
         storage.read_at(&mut bytes, header.at)?;
         let (absent, parent) = match found.footer.disk_type {
             DiskType::Differencing => {
-                let opening = Opening {
-                    path: editing.path,
-                    storage: storage.clone(),
-                    opener: editing.opener,
-                    snapshot: None,
-                    key: None,
-                };
-                (Absent::Below, parent_size(&opening, &header.parent))
+                let size = parent_size(&editing.opening(), &header.parent);
+                (Absent::Below, size)
             }
             DiskType::Fixed | DiskType::Dynamic => (Absent::Zero, None),
         };
@@ -174,9 +168,7 @@ impl VhdEdit {
     fn extend(&mut self, start: u64, len: u64) -> Result<()> {
         let end = start.saturating_add(len);
         if is_device(&*self.storage) && end.saturating_add(SECTOR) > self.storage.size() {
-            return Err(Error::usage("device is too small for the data")
-                .in_file(self.storage.name())
-                .mismatch(format!("at least {end} bytes"), self.storage.size()));
+            return Err(too_small(&*self.storage, end, self.storage.size()));
         }
         let old = self.storage.size();
         if old < end {
@@ -209,7 +201,7 @@ impl VhdEdit {
     /// Says whose the sectors of a part of block `index` are.
     fn mark(&mut self, index: u64, start: u64, within: u64, len: u64, to: Bit) -> Result<()> {
         let sectors = within / SECTOR..within.saturating_add(len).div_ceil(SECTOR);
-        set_bits(&*self.storage, start, sectors, to)?;
+        BitOrder::HighFirst.mark(&*self.storage, start, sectors, to)?;
         self.sparse.forget_bitmap(index);
         Ok(())
     }

@@ -10,6 +10,8 @@ use super::SECTOR;
 use super::header::bitmap_len;
 use super::sparse::UNUSED;
 use crate::blocks::{Beneath, Layout};
+use crate::room::too_small;
+use crate::sector_bits::{Bit, BitOrder};
 
 /// Where data is aligned.
 pub(super) const PAGE: u64 = 4096;
@@ -49,7 +51,7 @@ impl VhdLayout {
             beneath,
             block,
             bitmap,
-            stride: bitmap.saturating_add(block).next_multiple_of(PAGE),
+            stride: round_up(bitmap.saturating_add(block), PAGE),
             first,
             next: AtomicU64::new(first),
             limit,
@@ -98,12 +100,11 @@ impl Layout for VhdLayout {
         let entry = table_entry(start)?;
         let end = start.saturating_add(self.bitmap).saturating_add(self.block);
         if end > self.limit {
-            return Err(Error::usage("device is too small for the data")
-                .in_file(self.storage.name())
-                .mismatch(
-                    format!("at least {} bytes", end.saturating_add(SECTOR)),
-                    self.limit.saturating_add(SECTOR),
-                ));
+            return Err(too_small(
+                &*self.storage,
+                end.saturating_add(SECTOR),
+                self.limit.saturating_add(SECTOR),
+            ));
         }
         // Without a parent all bits: a sector of a stored block is never anybody else's.
         let bits = match self.beneath {
@@ -128,73 +129,6 @@ impl Layout for VhdLayout {
         let _marking = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let at = u64::from(entry).saturating_mul(SECTOR);
         let sectors = within / SECTOR..within.saturating_add(len).div_ceil(SECTOR);
-        set_bits(&*self.storage, at, sectors, Bit::Set)
-    }
-}
-
-/// What to make of a bit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bit {
-    Set,
-    Clear,
-}
-
-/// Sets or clears the bits of `sectors` in the bitmap at `at` of `storage`.
-///
-/// # Errors
-/// Io when the storage fails.
-pub(super) fn set_bits(
-    storage: &dyn StorageMut,
-    at: u64,
-    sectors: std::ops::Range<u64>,
-    to: Bit,
-) -> Result<()> {
-    if sectors.is_empty() {
-        return Ok(());
-    }
-    let from = sectors.start / 8;
-    let len = sectors.end.div_ceil(8).saturating_sub(from);
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    let at = at.saturating_add(from);
-    storage.read_at(&mut bytes, at)?;
-    let before = bytes.clone();
-    for (nth, byte) in (from..).zip(&mut bytes) {
-        // The first sector of a byte is its most significant bit.
-        let first = nth.saturating_mul(8);
-        let skip = sectors.start.saturating_sub(first).min(8);
-        let end = sectors.end.saturating_sub(first).min(8);
-        let bits = (0xff00u16 >> end) & (0x00ffu16 >> skip);
-        let [_, bits] = bits.to_be_bytes();
-        match to {
-            Bit::Set => *byte |= bits,
-            Bit::Clear => *byte &= !bits,
-        }
-    }
-    if bytes == before {
-        return Ok(());
-    }
-    storage.write_at(&bytes, at)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rehost_block::Memory;
-
-    #[test]
-    fn bits_are_set_and_cleared_one_by_one_and_in_rows() {
-        for (from, to) in [(0, 1), (7, 8), (3, 13), (0, 64), (8, 16), (9, 15), (20, 20)] {
-            let memory = Memory::new("bits", vec![0; 10]);
-            set_bits(&memory, 1, from..to, Bit::Set).unwrap();
-            let bytes = memory.to_vec();
-            for sector in 0..64 {
-                let bit = bytes[1 + sector / 8] >> (7 - sector % 8) & 1;
-                let inside = (from..to).contains(&(sector as u64));
-                assert_eq!(bit == 1, inside, "{from}..{to}: {sector}");
-            }
-            assert_eq!((bytes[0], bytes[9]), (0, 0));
-            set_bits(&memory, 1, from..to, Bit::Clear).unwrap();
-            assert_eq!(memory.to_vec(), [0; 10]);
-        }
+        BitOrder::HighFirst.mark(&*self.storage, at, sectors, Bit::Set)
     }
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::check::for_each_entry;
 use super::layer::{Absent, Vhdx};
-use super::layout::{FULLY_PRESENT, PARTIALLY_PRESENT, Presence, ZERO, mark};
+use super::layout::{FULLY_PRESENT, PARTIALLY_PRESENT, ZERO};
 use super::metadata::{Geometry, Part};
 use super::open::Structures;
 use super::patched::Patched;
@@ -25,7 +25,8 @@ use super::region::Regions;
 use super::{MIB, amount, length};
 use crate::create::TargetBacking;
 use crate::in_place::{Editing, LayerMut};
-use crate::room::is_device;
+use crate::room::{ensure_length, is_device};
+use crate::sector_bits::{Bit, BitOrder};
 
 /// Guest bytes per unit: whole sectors of either size.
 const UNIT: NonZeroU64 = NonZeroU64::new(4096).unwrap();
@@ -219,15 +220,7 @@ impl VhdxEdit {
     fn take(&self, len: u64) -> Result<u64> {
         let start = self.end();
         let end = start.saturating_add(len);
-        let old = self.storage.size();
-        if old < end {
-            if is_device(&*self.storage) {
-                return Err(Error::usage("device is too small for the data")
-                    .in_file(self.storage.name())
-                    .mismatch(format!("at least {end} bytes"), old));
-            }
-            self.storage.set_size(end)?;
-        }
+        let old = ensure_length(&*self.storage, end)?;
         let stale = old.min(end).saturating_sub(start);
         self.storage.zero_at(start, stale)?;
         Ok(start)
@@ -290,10 +283,10 @@ impl VhdxEdit {
         self.allocate(owner, FULLY_PRESENT)
     }
 
-    fn mark(&mut self, part: &Part, presence: Presence) -> Result<()> {
+    fn mark(&mut self, part: &Part, to: Bit) -> Result<()> {
         let bitmap = self.bitmap(part.block)?;
         let sectors = self.geometry().bits(part);
-        mark(&*self.storage, bitmap, sectors, presence)
+        BitOrder::LowFirst.mark(&*self.storage, bitmap, sectors, to)
     }
 
     const fn whole(&self, block: u64) -> Part {
@@ -319,7 +312,7 @@ impl VhdxEdit {
             state @ (FULLY_PRESENT | PARTIALLY_PRESENT) => Ok((start_of(entry), state)),
             NOT_PRESENT if self.differencing() && !self.is_whole(part) => {
                 // What other blocks at this place left behind.
-                self.mark(&self.whole(part.block), Presence::Parent)?;
+                self.mark(&self.whole(part.block), Bit::Clear)?;
                 let start = self.allocate(owner, PARTIALLY_PRESENT)?;
                 Ok((start, PARTIALLY_PRESENT))
             }
@@ -347,7 +340,7 @@ impl VhdxEdit {
         self.storage
             .zero_at(start.saturating_add(part.within), part.len)?;
         if state == PARTIALLY_PRESENT {
-            self.mark(part, Presence::Here)?;
+            self.mark(part, Bit::Set)?;
         }
         Ok(())
     }
@@ -362,10 +355,10 @@ impl VhdxEdit {
         }
         let (start, state) = self.ensure(part)?;
         if state == FULLY_PRESENT {
-            self.mark(&self.whole(part.block), Presence::Here)?;
+            self.mark(&self.whole(part.block), Bit::Set)?;
             self.enter(owner, start | PARTIALLY_PRESENT)?;
         }
-        self.mark(part, Presence::Parent)?;
+        self.mark(part, Bit::Clear)?;
         self.storage
             .zero_at(start.saturating_add(part.within), part.len)
     }
@@ -439,7 +432,7 @@ impl LayerMut for VhdxEdit {
             self.storage
                 .write_at(bytes, start.saturating_add(part.within))?;
             if state == PARTIALLY_PRESENT {
-                self.mark(&part, Presence::Here)?;
+                self.mark(&part, Bit::Set)?;
             }
         }
         self.refresh();

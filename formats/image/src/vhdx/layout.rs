@@ -5,7 +5,6 @@
 //! partially present, with their sectors noted in the sector bitmap block of their chunk. The table
 //! has its place from the start, so an entry is written as soon as its block has a place.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rehost_block::{Error, Result, StorageMut};
@@ -13,6 +12,8 @@ use rehost_block::{Error, Result, StorageMut};
 use super::metadata::{Geometry, Part};
 use super::{MIB, length};
 use crate::blocks::Ground;
+use crate::room::too_small;
+use crate::sector_bits::{Bit, BitOrder};
 use crate::target::Placed;
 
 /// Kinds of disk.
@@ -52,49 +53,6 @@ struct State {
     bitmaps: Vec<u32>,
     /// The first byte that no block has yet.
     next: u64,
-}
-
-/// Sets the bits of `sectors` in the bitmap at `at`: the first of a byte is its least significant.
-///
-/// # Errors
-/// Io when the storage fails.
-pub(super) fn mark(
-    storage: &dyn StorageMut,
-    at: u64,
-    sectors: Range<u64>,
-    present: Presence,
-) -> Result<()> {
-    if sectors.is_empty() {
-        return Ok(());
-    }
-    let from = sectors.start / 8;
-    let len = sectors.end.div_ceil(8).saturating_sub(from);
-    let mut bytes = vec![0; length(len)?];
-    let at = at.saturating_add(from);
-    storage.read_at(&mut bytes, at)?;
-    let before = bytes.clone();
-    for (nth, byte) in (from..).zip(&mut bytes) {
-        let first = nth.saturating_mul(8);
-        let skip = sectors.start.saturating_sub(first).min(8);
-        let end = sectors.end.saturating_sub(first).min(8);
-        let bits = (0xffu16 << skip) & !(0xffffu16 << end);
-        let [bits, _] = bits.to_le_bytes();
-        match present {
-            Presence::Here => *byte |= bits,
-            Presence::Parent => *byte &= !bits,
-        }
-    }
-    if bytes == before {
-        return Ok(());
-    }
-    storage.write_at(&bytes, at)
-}
-
-/// Whose a sector is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Presence {
-    Here,
-    Parent,
 }
 
 impl Blocks {
@@ -278,7 +236,7 @@ impl Blocks {
             u64::from(place).saturating_mul(MIB)
         };
         let sectors = self.geometry.bits(part);
-        mark(&*self.storage, bitmap, sectors, Presence::Here)
+        BitOrder::LowFirst.mark(&*self.storage, bitmap, sectors, Bit::Set)
     }
 
     /// Hides the parent's bytes of `part` behind zeroes.
@@ -303,12 +261,7 @@ impl Blocks {
         let start = state.next;
         state.next = start.saturating_add(len);
         if self.ground == Ground::Used && state.next > self.storage.size() {
-            return Err(Error::usage("device is too small for the data")
-                .in_file(self.storage.name())
-                .mismatch(
-                    format!("at least {} bytes", state.next),
-                    self.storage.size(),
-                ));
+            return Err(too_small(&*self.storage, state.next, self.storage.size()));
         }
         Ok(start)
     }
@@ -323,27 +276,4 @@ impl Blocks {
 /// has.
 fn mebibytes(at: u64) -> Result<u32> {
     u32::try_from(at / MIB).map_err(|_| Error::internal("more blocks than a disk can have"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rehost_block::Memory;
-
-    #[test]
-    fn the_first_sector_of_a_byte_is_its_least_significant_bit() {
-        for (from, to) in [(0, 1), (7, 8), (3, 13), (0, 64), (8, 16), (9, 15), (20, 20)] {
-            let memory = Memory::new("bits", vec![0; 10]);
-            mark(&memory, 1, from..to, Presence::Here).unwrap();
-            let bytes = memory.to_vec();
-            for sector in 0..64 {
-                let bit = bytes[1 + sector / 8] >> (sector % 8) & 1;
-                let inside = (from..to).contains(&(sector as u64));
-                assert_eq!(bit == 1, inside, "{from}..{to}: {sector}");
-            }
-            assert_eq!((bytes[0], bytes[9]), (0, 0));
-            mark(&memory, 1, from..to, Presence::Parent).unwrap();
-            assert_eq!(memory.to_vec(), [0; 10]);
-        }
-    }
 }

@@ -181,7 +181,7 @@ impl<'a> Audit<'a> {
             self.corrupt(what, at, "reaches past the end of the file");
             return Ok(None);
         }
-        self.take(at, len.next_multiple_of(SECTOR), what);
+        self.take(at, round_up(len, SECTOR), what);
         let mut bytes = vec![0; length(len)?];
         self.storage.read_at(&mut bytes, at)?;
         Ok(Some(entries::parse(self.header.entries, &bytes).collect()))
@@ -226,7 +226,7 @@ impl<'a> Audit<'a> {
         if at < SECTOR || at.saturating_add(len) > self.size {
             return Ok(Named::Nowhere(at));
         }
-        self.take(at, len.next_multiple_of(SECTOR), what);
+        self.take(at, round_up(len, SECTOR), what);
         let mut bytes = vec![0; length(len)?];
         self.storage.read_at(&mut bytes, at)?;
         let entries: Vec<u64> = entries::parse(self.header.entries, &bytes).collect();
@@ -382,7 +382,7 @@ impl<'a> Audit<'a> {
             );
             self.find(Severity::Leak, GRAIN, at, text, Repair::No);
         }
-        Ok(Some(whole.next_multiple_of(SECTOR)))
+        Ok(Some(round_up(whole, SECTOR)))
     }
 
     /// What overlaps, and what nothing refers to.

@@ -56,13 +56,7 @@ pub(crate) fn check(opening: &Opening<'_>) -> Result<Check> {
 /// # Errors
 /// As [`check`]; Io when a storage fails.
 pub(crate) fn repair(editing: &Editing<'_>) -> Result<Check> {
-    let opening = Opening {
-        path: editing.path,
-        storage: editing.storage.clone(),
-        opener: editing.opener,
-        snapshot: None,
-        key: None,
-    };
+    let opening = editing.opening();
     for (file, mends) in survey(&opening, &mut Check::new(Format::Vmdk))? {
         if mends.is_empty() {
             continue;
@@ -179,9 +173,7 @@ fn apply(storage: &dyn StorageMut, mend: &Mend, end: u64) -> Result<u64> {
             };
             storage.write_at(&bytes, at)?;
             storage.write_at(&sector.to_le_bytes(), *slot)?;
-            Ok(at
-                .saturating_add(amount(bytes.len()))
-                .next_multiple_of(SECTOR))
+            Ok(round_up(at.saturating_add(amount(bytes.len())), SECTOR))
         }
     }
 }

@@ -24,7 +24,6 @@ use super::text::{fresh_cid, parent_lines};
 use super::{SECTOR, SPLIT, amount, cowd, length, se_sparse};
 use crate::create::TargetBacking;
 use crate::in_place::{Editing, LayerMut};
-use crate::layer::Opening;
 
 /// Bytes per unit of flat disks: a page, below which file systems have no holes.
 const PAGE: NonZeroU64 = NonZeroU64::new(4096).unwrap();
@@ -58,13 +57,7 @@ enum ExtentEdit {
 /// # Errors
 /// As [`open`](super::open::open); Unsupported for kinds that cannot be changed in place.
 pub(crate) fn edit(editing: &Editing<'_>) -> Result<Box<dyn LayerMut>> {
-    let members = members::open(&Opening {
-        path: editing.path,
-        storage: editing.storage.clone(),
-        opener: editing.opener,
-        snapshot: None,
-        key: None,
-    })?;
+    let members = members::open(&editing.opening())?;
     let absent = match members.descriptor.parent {
         Some(_) => Absent::Below,
         None => Absent::Zero,

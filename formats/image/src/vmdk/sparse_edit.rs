@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Error, Result, StorageMut};
+use rehost_block::{Error, Result, StorageMut, round_up};
 
 use super::entries::{self, Grain};
 use super::header::Header;
@@ -99,7 +99,7 @@ impl SparseEdit {
         let before = self.header.capacity;
         let grain = self.header.grain;
         if capacity < before {
-            let kept = capacity.next_multiple_of(grain.get());
+            let kept = round_up(capacity, grain.get());
             self.forget(kept, before.saturating_sub(kept))?;
         }
         // The end of a grain of which the disk has only a part now or had only a part before.
@@ -132,7 +132,7 @@ impl SparseEdit {
         self.header.capacity = capacity;
         self.write_u64(12, capacity / SECTOR)?;
         if capacity > before && absent == Absent::Below {
-            let from = before.next_multiple_of(grain.get());
+            let from = round_up(before, grain.get());
             self.zero(from, capacity.saturating_sub(from), absent)?;
         }
         Ok(())
@@ -163,12 +163,12 @@ impl SparseEdit {
             let table = first.saturating_add(nth.saturating_mul(gt_len));
             bytes.extend(entry(table / SECTOR)?.to_le_bytes());
         }
-        let room = old.saturating_mul(4).next_multiple_of(SECTOR);
+        let room = round_up(old.saturating_mul(4), SECTOR);
         let len = amount(bytes.len());
         let (place, end) = if len <= room {
             (at, end)
         } else {
-            (end, end.saturating_add(len.next_multiple_of(SECTOR)))
+            (end, end.saturating_add(round_up(len, SECTOR)))
         };
         self.storage.set_size(end)?;
         self.storage.write_at(&bytes, place)?;

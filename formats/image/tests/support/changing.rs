@@ -1,5 +1,6 @@
 //! Changing images in place, and a plain model of what must come of it.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,9 @@ use proptest::sample::Index;
 use rehost_block::{Error, File, Memory, Result, SameFolder, StorageMut};
 use rehost_image::{Check, EditFiles, Format, LayerMut, check, edit, repair};
 
-use super::noise;
+use super::second::assert_second;
+use super::sharing::backing;
+use super::{assert_content, noise, patchwork};
 
 /// Images of one file have no further ones.
 #[derive(Debug)]
@@ -115,4 +118,68 @@ pub(crate) fn assert_no_verb_fails(bytes: &[u8], format: Format) {
     let storage = Arc::new(Memory::new("x", bytes.to_vec()));
     let mended = repair("x".into(), format, storage, &SameFolder, &NoFiles);
     assert!(!mended.as_ref().is_err_and(ours), "{mended:?}");
+}
+
+/// How the tests of a format with parents make its images.
+pub(crate) struct Family {
+    pub(crate) format: Format,
+    pub(crate) suffix: &'static str,
+    /// A second reader of children.
+    pub(crate) reader: &'static str,
+    /// Writes a disk as an image without a parent.
+    pub(crate) write: fn(&Path, &[u8]),
+    /// Writes the second disk as the child `top` over `base`, which holds the first.
+    pub(crate) child: fn(&Path, &[u8], &[u8]),
+    /// Compares an image without a parent with a disk, by every reader.
+    pub(crate) judge: fn(&Path, &[u8]),
+}
+
+impl Family {
+    /// Renames the parent of a child to a longer name, takes it away, and names it again.
+    pub(crate) fn change_parents(&self) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(format!("{name}.{}", self.suffix));
+        let base = patchwork(5 << 20);
+        (self.write)(&path("base"), &base);
+        let mut disk = base.clone();
+        disk[1 << 20..2 << 20].copy_from_slice(&noise(3, 1 << 20));
+        disk[3_000_000] ^= 1;
+        (self.child)(folder.path(), &base, &disk);
+
+        // Renamed, to a name that is longer than the room of the old one.
+        let (top, long) = (path("top"), path(&"x".repeat(200)));
+        fs::rename(path("base"), &long).unwrap();
+        let edit = || open_edit(&top, self.format).unwrap();
+        let mut layer = edit();
+        layer.set_backing(Some(&backing(&long))).unwrap();
+        layer.flush().unwrap();
+        let image = assert_content(&top, &disk, "renamed");
+        assert_eq!(image.files()[1].file_name(), long.file_name());
+        assert_clean(&top, self.format);
+        assert_second(self.suffix, &top, &[&long], &[self.reader], &disk);
+
+        // Taken away: what was the parent's is zero, and any reader will do.
+        let mut layer = edit();
+        layer.set_backing(None).unwrap();
+        layer.flush().unwrap();
+        let mut alone = disk;
+        for (nth, unit) in alone.chunks_mut(4096).enumerate() {
+            if *unit == base[nth * 4096..][..unit.len()] {
+                unit.fill(0);
+            }
+        }
+        (self.judge)(&top, &alone);
+
+        // Named again.
+        let mut layer = edit();
+        layer.set_backing(Some(&backing(&long))).unwrap();
+        layer.forget(0, 5 << 20).unwrap();
+        layer.put(4096, &noise(9, 8192)).unwrap();
+        layer.flush().unwrap();
+        let mut again = base;
+        again[4096..12_288].copy_from_slice(&noise(9, 8192));
+        let image = assert_content(&top, &again, "again");
+        assert!(image.layers()[0].backing.is_some(), "a parent");
+        assert_clean(&top, self.format);
+    }
 }

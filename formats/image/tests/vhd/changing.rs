@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rehost_block::File;
-use rehost_image::{Details, Format, OneFile, TargetSpec, create};
+use rehost_image::{Format, OneFile, TargetSpec, create};
 
 use crate::qemu_content;
-use crate::support::changing::{any_steps, assert_clean, change, open_edit};
-use crate::support::second::assert_second;
+use crate::support::changing::{Family, any_steps, assert_clean, change, open_edit};
 use crate::support::sharing::{backing, fill_over};
 use crate::support::writing::{any_writes, write, written};
 use crate::support::{assert_content, have, noise, patchwork};
@@ -119,58 +118,17 @@ fn a_table_that_has_become_too_long_moves() {
 
 #[test]
 fn a_parent_can_be_named_changed_and_taken_away() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    let base = patchwork(5 << 20);
-    write(&path("base.vhd"), &spec(base.len(), ""), &base, 2 << 20);
-    let mut disk = base.clone();
-    disk[1 << 20..2 << 20].copy_from_slice(&noise(3, 1 << 20));
-    disk[3_000_000] ^= 1;
-    child(folder.path(), "top.vhd", &base, &disk);
-
-    // Renamed, to a name that is longer than the room of the old one.
-    let long = format!("{}.vhd", "x".repeat(200));
-    fs::copy(path("base.vhd"), path(&long)).unwrap();
-    fs::remove_file(path("base.vhd")).unwrap();
-    let mut layer = open_edit(&path("top.vhd"), Format::Vhd).unwrap();
-    layer.set_backing(Some(&backing(&path(&long)))).unwrap();
-    layer.flush().unwrap();
-    let image = assert_content(&path("top.vhd"), &disk, "renamed");
-    assert_eq!(image.files()[1].file_name().unwrap().to_str(), Some(&*long));
-    assert_clean(&path("top.vhd"), Format::Vhd);
-    assert_second(
-        "vhd",
-        &path("top.vhd"),
-        &[&path(&long)],
-        &["libvhdi"],
-        &disk,
-    );
-
-    // Taken away: what was the parent's is zero, for QEMU too.
-    let mut layer = open_edit(&path("top.vhd"), Format::Vhd).unwrap();
-    layer.set_backing(None).unwrap();
-    layer.flush().unwrap();
-    let mut alone = disk.clone();
-    for (nth, unit) in alone.chunks_mut(4096).enumerate() {
-        if *unit == base[nth * 4096..][..unit.len()] {
-            unit.fill(0);
-        }
+    Family {
+        format: Format::Vhd,
+        suffix: "vhd",
+        reader: "libvhdi",
+        write: |path, disk| {
+            write(path, &spec(disk.len(), ""), disk, 2 << 20);
+        },
+        child: |folder, below, disk| child(folder, "top.vhd", below, disk),
+        judge,
     }
-    judge(&path("top.vhd"), &alone);
-
-    // Named again.
-    let mut layer = open_edit(&path("top.vhd"), Format::Vhd).unwrap();
-    layer.set_backing(Some(&backing(&path(&long)))).unwrap();
-    layer.forget(0, 5 << 20).unwrap();
-    layer.put(4096, &noise(9, 8192)).unwrap();
-    layer.flush().unwrap();
-    let mut again = base;
-    again[4096..12_288].copy_from_slice(&noise(9, 8192));
-    let image = assert_content(&path("top.vhd"), &again, "again");
-    let Details::Vhd(details) = &image.layers()[0].details else {
-        panic!("a VHD");
-    };
-    assert_eq!(details.disk_type, "differencing");
+    .change_parents();
 }
 
 #[test]

@@ -9,8 +9,7 @@ use proptest::prelude::*;
 use rehost_block::{File, Kind, SameFolder};
 use rehost_image::{Details, Format, Image, OneFile, TargetSpec, VhdxDetails, create};
 
-use crate::support::changing::{any_steps, assert_clean, change, open_edit};
-use crate::support::second::assert_second;
+use crate::support::changing::{Family, any_steps, assert_clean, change, open_edit};
 use crate::support::sharing::{backing, fill_over};
 use crate::support::writing::{any_writes, write, written};
 use crate::support::{assert_content, have, noise, patchwork, run};
@@ -156,52 +155,17 @@ fn a_table_that_has_become_too_long_moves() {
 
 #[test]
 fn a_parent_can_be_named_changed_and_taken_away() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    let base = patchwork(5 << 20);
-    write(&path("base.vhdx"), &spec(base.len(), ""), &base, 1 << 20);
-    let mut disk = base.clone();
-    disk[1 << 20..2 << 20].copy_from_slice(&noise(3, 1 << 20));
-    disk[3_000_000] ^= 1;
-    child(folder.path(), &base, &disk, "");
-
-    let long = format!("{}.vhdx", "x".repeat(200));
-    fs::rename(path("base.vhdx"), path(&long)).unwrap();
-    let mut layer = open_edit(&path("top.vhdx"), Format::Vhdx).unwrap();
-    layer.set_backing(Some(&backing(&path(&long)))).unwrap();
-    layer.flush().unwrap();
-    let image = assert_content(&path("top.vhdx"), &disk, "renamed");
-    assert_eq!(image.files()[1].file_name().unwrap().to_str(), Some(&*long));
-    assert_clean(&path("top.vhdx"), Format::Vhdx);
-    assert_second(
-        "vhdx",
-        &path("top.vhdx"),
-        &[&path(&long)],
-        &["dissect"],
-        &disk,
-    );
-
-    // Taken away: what was the parent's is zero, and any reader will do.
-    let mut layer = open_edit(&path("top.vhdx"), Format::Vhdx).unwrap();
-    layer.set_backing(None).unwrap();
-    layer.flush().unwrap();
-    let mut alone = disk.clone();
-    for (nth, unit) in alone.chunks_mut(4096).enumerate() {
-        if *unit == base[nth * 4096..][..unit.len()] {
-            unit.fill(0);
-        }
+    Family {
+        format: Format::Vhdx,
+        suffix: "vhdx",
+        reader: "dissect",
+        write: |path, disk| {
+            write(path, &spec(disk.len(), ""), disk, 1 << 20);
+        },
+        child: |folder, below, disk| child(folder, below, disk, ""),
+        judge,
     }
-    judge(&path("top.vhdx"), &alone);
-
-    let mut layer = open_edit(&path("top.vhdx"), Format::Vhdx).unwrap();
-    layer.set_backing(Some(&backing(&path(&long)))).unwrap();
-    layer.forget(0, 5 << 20).unwrap();
-    layer.put(4096, &noise(9, 8192)).unwrap();
-    layer.flush().unwrap();
-    let mut again = base;
-    again[4096..12_288].copy_from_slice(&noise(9, 8192));
-    assert_content(&path("top.vhdx"), &again, "again");
-    assert_clean(&path("top.vhdx"), Format::Vhdx);
+    .change_parents();
 }
 
 #[test]

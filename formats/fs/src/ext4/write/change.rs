@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rehost_block::{DiskMut, Error, Fields, Result};
+use rehost_block::{DiskMut, Error, Fields, Result, round_up};
 
 use super::super::Ext4;
 use super::super::checksum::crc32c;
@@ -219,7 +219,7 @@ impl<'a> Change<'a> {
             self.fs.blocks.forget(*offset, wide(bytes.len()));
             // The rest of the last block must not show what was there before.
             let end = offset.saturating_add(wide(bytes.len()));
-            let slack = end.next_multiple_of(size).saturating_sub(end);
+            let slack = round_up(end, size).saturating_sub(end);
             if slack > 0 {
                 disk.write_at(&vec![0; length(slack)?], end)?;
             }

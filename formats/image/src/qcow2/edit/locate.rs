@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, PoisonError};
 
-use rehost_block::{Layer, Located, Packed, Result, Run, Storage, StorageMut};
+use rehost_block::{Layer, Located, Result, Run, Storage, StorageMut};
 
-use super::super::entry::{Content, HostOffset};
-use super::super::layer::Stretch;
 use super::Edit;
 use super::tables::entry_of;
+use crate::words::{Content, Held, Stretch};
 
 impl Edit {
     fn stretch(&self, offset: u64) -> Result<Stretch> {
@@ -36,7 +35,7 @@ impl Edit {
                 .in_file(self.file.name())
         })?;
         Ok(Stretch {
-            content,
+            content: content.into(),
             len: len.min(left),
         })
     }
@@ -52,38 +51,25 @@ impl Layer for Edit {
         if left == 0 {
             return Ok(Located::new(Run::End, 0));
         }
-        let want = want.min(left);
-        let mut found = self.stretch(offset)?;
-        // Ends because every stretch has at least one byte and `want` is finite.
-        while found.len < want {
-            let next = self.stretch(offset.saturating_add(found.len))?;
-            match found.join(next) {
-                Some(joined) if next.len > 0 => found = joined,
-                _ => break,
-            }
-        }
-        let run = match found.content {
-            Content::Unallocated if self.header.backing_file.is_some() => Run::Below,
-            Content::Unallocated | Content::Zero => Run::Zero,
-            Content::Plain(HostOffset(host)) => {
-                let storage: Arc<dyn Storage> = match &self.data {
-                    Some(data) => Arc::<dyn StorageMut>::clone(data),
-                    None => Arc::<dyn StorageMut>::clone(&self.file),
-                };
-                Run::At {
-                    storage,
-                    offset: host,
-                }
-            }
-            Content::Packed { offset: host, len } => Run::Packed(Packed {
-                storage: Arc::<dyn StorageMut>::clone(&self.file),
-                offset: host.0,
-                len: len.min(self.file.size().saturating_sub(host.0)),
-                codec: Arc::clone(&self.codec),
-                unit: self.rules.geometry.unit(),
-                skip: self.rules.geometry.position(offset).within,
-            }),
+        let found = Stretch::join(offset, want.min(left), |at| self.stretch(at))?;
+        let absent = match self.header.backing_file {
+            Some(_) => Run::Below,
+            None => Run::Zero,
         };
-        Ok(Located::new(run, found.len.min(want)))
+        let file: Arc<dyn Storage> = Arc::<dyn StorageMut>::clone(&self.file);
+        let data: Arc<dyn Storage> = match &self.data {
+            Some(data) => Arc::<dyn StorageMut>::clone(data),
+            None => Arc::clone(&file),
+        };
+        let held = Held {
+            plain: &data,
+            packed: &file,
+            packed_size: file.size(),
+            codec: &self.codec,
+            unit: self.rules.geometry.unit(),
+        };
+        let within = self.rules.geometry.position(offset).within;
+        let run = found.content.run(&held, absent, within);
+        Ok(Located::new(run, found.len))
     }
 }

@@ -5,10 +5,10 @@ use rehost_block::{Error, Result, round_up};
 use super::{Changed, VhdEdit};
 use crate::blocks::amount;
 use crate::create::TargetBacking;
+use crate::sector_bits::Bit;
 use crate::vhd::SECTOR;
 use crate::vhd::check::claims;
 use crate::vhd::footer::DiskType;
-use crate::vhd::layout::Bit;
 use crate::vhd::naming::{self, Naming, set};
 use crate::vhd::sparse::{Absent, UNUSED, stretch};
 use crate::vhd::target::whole;
@@ -86,8 +86,8 @@ impl VhdEdit {
         let entries = size.div_ceil(block.get());
         let old = self.sparse.header.entries;
         if entries > old {
-            let old_len = old.saturating_mul(4).next_multiple_of(SECTOR);
-            let len = entries.saturating_mul(4).next_multiple_of(SECTOR);
+            let old_len = round_up(old.saturating_mul(4), SECTOR);
+            let len = round_up(entries.saturating_mul(4), SECTOR);
             let table = self.sparse.header.table;
             let room = table.saturating_add(old_len)..table.saturating_add(len);
             let neighbours = claims(&self.sparse.header, &self.sparse.table);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rehost_block::{Error, Result, Storage};
+use rehost_block::{Error, Result, Storage, round_up};
 
 use super::{NOT_PRESENT, Owner, Touched, VhdxEdit, start_of};
 use crate::create::TargetBacking;
@@ -80,7 +80,7 @@ impl VhdxEdit {
         if needed <= old.len {
             return Ok(());
         }
-        let len = needed.next_multiple_of(MIB);
+        let len = round_up(needed, MIB);
         let region = Region {
             offset: self.take(len)?,
             len,
