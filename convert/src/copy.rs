@@ -22,6 +22,7 @@ mod map;
 mod plan;
 mod rate;
 mod salvage;
+mod same;
 mod share;
 mod stretch;
 mod turn;
@@ -38,6 +39,7 @@ pub use compare::{Comparison, compare};
 pub use map::{Extent, Kind, Map, map};
 pub use rate::Rate;
 pub use salvage::{Losses, Lost};
+pub(crate) use same::{SameStorage, locate};
 pub use share::Sharing;
 
 use crate::checksum::{LEAF, Leaves};

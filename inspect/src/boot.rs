@@ -49,6 +49,30 @@ pub(crate) struct Found {
     pub(crate) unified: Vec<UnifiedKernel>,
 }
 
+impl Found {
+    /// Puts every path of the entries as `resolve` has it.
+    fn resolve_paths(&mut self, resolve: impl Fn(&str) -> String) {
+        for entry in &mut self.entries {
+            for path in entry.kernel.iter_mut().chain(&mut entry.initrds) {
+                *path = resolve(path);
+            }
+        }
+    }
+}
+
+/// Entry `index` of a menu, which names nothing yet.
+fn titled(title: &str, index: usize, place: Place) -> BootEntry {
+    BootEntry {
+        title: title.to_owned(),
+        id: None,
+        index: index.to_string(),
+        kernel: None,
+        initrds: Vec::new(),
+        command_line: String::new(),
+        place,
+    }
+}
+
 /// Finds the boot loader and reads its menu. Where several are configured, the one whose code is
 /// in sector 0 wins; GRUB 2 otherwise.
 pub(crate) fn read(context: &Context<'_>) -> BootLoader {

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rehost_block::{Disk, Error, Located, Result, Run, is_zero};
 use serde::Serialize;
@@ -11,6 +11,7 @@ use super::CHUNK;
 use super::fill::Scratch;
 use super::job::in_parallel;
 use super::plan::{Chunk, Part};
+use super::same::{SameStorage, locate};
 
 /// The answer of [`compare()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -104,7 +105,7 @@ impl Job<'_> {
             let start = *at;
             let a = locate(self.a, start, self.size - start)?;
             let b = locate(self.b, start, self.size - start)?;
-            if equal_unread(&a.run, &b.run) {
+            if SameStorage::Opened.place(&a.run, &b.run) {
                 *at += a.len.min(b.len);
                 continue;
             }
@@ -141,32 +142,6 @@ impl Job<'_> {
                 .fetch_min(start + nth as u64, Ordering::Relaxed);
         }
         Ok(())
-    }
-}
-
-/// As [`Disk::locate`], with zeroes behind the disk's end.
-fn locate(disk: &dyn Disk, at: u64, want: u64) -> Result<Located> {
-    if at >= disk.size() {
-        return Ok(Located::new(Run::Zero, want));
-    }
-    let located = disk.locate(at, want)?;
-    if located.len == 0 {
-        return Err(Error::internal("locate answered with an empty run").at(at));
-    }
-    Ok(located)
-}
-
-fn equal_unread(a: &Run, b: &Run) -> bool {
-    match (a, b) {
-        (Run::Zero, Run::Zero) => true,
-        (
-            Run::At { storage, offset },
-            Run::At {
-                storage: other,
-                offset: place,
-            },
-        ) => offset == place && Arc::ptr_eq(storage, other),
-        _ => false,
     }
 }
 

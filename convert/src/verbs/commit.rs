@@ -5,12 +5,12 @@
 
 use std::sync::atomic::AtomicBool;
 
-use rehost_block::{Error, Opener, Result, Run, is_zero};
+use rehost_block::{Error, Opener, Result, Run};
 use rehost_image::{Image, LayerMut};
 use serde::Serialize;
 
 use super::in_place;
-use super::range::{read, units};
+use super::range::{read, store, units};
 use crate::interrupt;
 
 /// What becomes of the child's data.
@@ -117,14 +117,7 @@ fn push_down(image: &Image, parent: &mut dyn LayerMut, cancel: &AtomicBool) -> R
             let parents = ParentOnly(image);
             bytes.extend(parents.read(size, stretch.end)?);
         }
-        for (nth, plain) in bytes.chunks(unit as usize).enumerate() {
-            let offset = stretch.start + nth as u64 * unit;
-            if is_zero(plain) {
-                parent.zero(offset, plain.len() as u64)?;
-            } else {
-                parent.put(offset, plain)?;
-            }
-        }
+        store(parent, stretch.start, &bytes)?;
         copied += bytes.len() as u64;
         at = stretch.end;
     }

@@ -69,15 +69,19 @@ pub fn compact(
         .ok_or_else(|| Error::internal("an image without a file"))?;
     let refused = |what: String| Error::unsupported(what).in_file(&layer.path);
     if let Some(wrapping) = &layer.wrapper {
-        return Err(refused(format!("is wrapped in {}", wrapping.wrapper))
-            .hint("convert it into a new image instead"));
+        return Err(refused(format!(
+            "is wrapped in {}, and nothing in it can be left out without packing all of it again",
+            wrapping.wrapper
+        ))
+        .hint("convert it into a new image instead"));
     }
     let own = own_files(image);
     if own.len() > 1 {
-        return Err(
-            refused("images of several files cannot be compacted".into())
-                .hint("convert it into a new image instead"),
-        );
+        return Err(refused(format!(
+            "cannot be compacted: it is made of {} files, which cannot all be replaced at once",
+            own.len()
+        ))
+        .hint("convert it into a new image instead"));
     }
     let compression = match compression {
         Some(compression) => Some(compression),

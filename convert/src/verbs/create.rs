@@ -21,7 +21,8 @@ pub fn create(name: &Path, size: u64, writing: &Writing<'_>) -> Result<Written> 
     }
     let parents = writing.parent.map_or(&[][..], |parent| parent.files());
     let (files, file) = UnfinishedFiles::create(name, writing.existing, parents)?;
-    let target = begin(&spec(size, name, writing), file, &files)?;
+    let target =
+        begin(&spec(size, name, writing), file, &files).map_err(|error| error.in_file(name))?;
     let written = target.publish()?;
     drop(target);
     files.finish()?;

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rehost_block::{Disk, Error, Opener, Overlay, Result, Window, is_zero};
+use rehost_block::{Disk, Error, Opener, Overlay, Result, Window};
 use rehost_image::{Image, LayerMut};
 use serde::Serialize;
 
 use super::in_place;
-use super::range::{PIECE, read, units};
+use super::range::{PIECE, read, store, units};
 use crate::interrupt;
 
 /// A part of a disk, in bytes.
@@ -105,14 +105,7 @@ pub fn write_over(
             let new = read(disk, at - offset..to - offset)?;
             let from = (at - stretch.start) as usize;
             bytes[from..from + new.len()].copy_from_slice(&new);
-            for (nth, plain) in bytes.chunks(unit as usize).enumerate() {
-                let place = stretch.start + nth as u64 * unit;
-                if is_zero(plain) {
-                    edited.zero(place, plain.len() as u64)?;
-                } else {
-                    edited.put(place, plain)?;
-                }
-            }
+            store(&mut *edited, stretch.start, &bytes)?;
             at = to;
         }
         edited.flush()
@@ -161,16 +154,7 @@ fn write_ranges(edited: &mut dyn LayerMut, overlay: &Overlay, cancel: &AtomicBoo
             interrupt::check(cancel)?;
             let stretch = units(at, range.end, unit, overlay.size());
             let bytes = read(overlay, stretch.clone())?;
-            for (place, plain) in (stretch.start..)
-                .step_by(unit as usize)
-                .zip(bytes.chunks(unit as usize))
-            {
-                if is_zero(plain) {
-                    edited.zero(place, plain.len() as u64)?;
-                } else {
-                    edited.put(place, plain)?;
-                }
-            }
+            store(edited, stretch.start, &bytes)?;
             at = stretch.end;
         }
         done = at;

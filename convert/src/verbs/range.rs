@@ -1,10 +1,12 @@
-//! Walking disks by stretches: where data is, and where two views of a disk may differ.
+//! Walking disks by stretches of whole units: where data is, reading them, storing them.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
-use rehost_block::{Disk, Error, Located, Result, Run, is_zero};
+use rehost_block::{Disk, Result, Run, is_zero, round_up};
+use rehost_image::LayerMut;
 
+use crate::copy::locate;
 use crate::interrupt;
 
 /// Bytes read at a time.
@@ -42,39 +44,28 @@ pub(super) fn read(disk: &dyn Disk, range: Range<u64>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As [`Disk::locate`], with zeroes behind the disk's end.
-pub(super) fn locate(disk: &dyn Disk, at: u64, want: u64) -> Result<Located> {
-    if at >= disk.size() {
-        return Ok(Located::new(Run::Zero, want));
-    }
-    let located = disk.locate(at, want)?;
-    if located.len == 0 {
-        return Err(Error::internal("locate answered with an empty run").at(at));
-    }
-    Ok(located)
-}
-
-/// Whether two runs read the same because they are the same bytes.
-pub(super) fn same_place(a: &Run, b: &Run) -> bool {
-    match (a, b) {
-        (Run::Zero, Run::Zero) => true,
-        (
-            Run::At { storage, offset },
-            Run::At {
-                storage: other,
-                offset: place,
-            },
-        ) => offset == place && storage.name() == other.name(),
-        (Run::Packed(a), Run::Packed(b)) => {
-            (a.offset, a.skip) == (b.offset, b.skip) && a.storage.name() == b.storage.name()
+/// Stores `bytes`, which begin at `start`, into `layer` unit by unit: units of zeroes as such.
+///
+/// # Errors
+/// What the layer gives.
+pub(super) fn store(layer: &mut dyn LayerMut, start: u64, bytes: &[u8]) -> Result<()> {
+    let unit = layer.unit().get() as usize;
+    let mut at = start;
+    for plain in bytes.chunks(unit) {
+        let len = plain.len() as u64;
+        if is_zero(plain) {
+            layer.zero(at, len)?;
+        } else {
+            layer.put(at, plain)?;
         }
-        _ => false,
+        at += len;
     }
+    Ok(())
 }
 
 /// The next stretch of whole units, of at most about [`PIECE`] bytes, that `from..to` touches.
 pub(super) fn units(from: u64, to: u64, unit: u64, size: u64) -> Range<u64> {
     let start = from - from % unit;
-    let end = to.min(start + PIECE.next_multiple_of(unit));
-    start..end.next_multiple_of(unit).min(size)
+    let end = to.min(start.saturating_add(round_up(PIECE, unit)));
+    start..round_up(end, unit).min(size)
 }

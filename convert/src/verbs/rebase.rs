@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use rehost_block::{Chain, Disk, Error, Layer, Memory, Opener, Result, StorageDisk, is_zero};
+use rehost_block::{Chain, Disk, Error, Layer, Memory, Opener, Result, StorageDisk};
 use rehost_image::{Format, Image, LayerMut, TargetBacking, edit};
 use serde::Serialize;
 
 use super::in_place;
-use super::range::{locate, read, same_place, units};
+use super::range::{read, store, units};
+use crate::copy::{SameStorage, locate};
 use crate::interrupt;
 
 /// What a rebase did.
@@ -108,7 +109,7 @@ fn copy_differences(
             locate(&after, at, size - at)?,
         );
         let len = old.len.min(new.len);
-        if same_place(&old.run, &new.run) {
+        if SameStorage::Named.place(&old.run, &new.run) {
             at += len;
             continue;
         }
@@ -120,12 +121,7 @@ fn copy_differences(
             if old == new {
                 continue;
             }
-            let offset = stretch.start + nth as u64 * unit;
-            if is_zero(old) {
-                child.zero(offset, old.len() as u64)?;
-            } else {
-                child.put(offset, old)?;
-            }
+            store(child, stretch.start + nth as u64 * unit, old)?;
             copied += old.len() as u64;
         }
         at = stretch.end;

@@ -93,7 +93,7 @@ pub(super) fn begin(
             UnfinishedFiles::create_flushed(name, writing.existing, &sources, writing.flush)?;
         // A journal of an earlier run is about a file that is no longer there.
         let _ = fs::remove_file(journal_name(name));
-        let target = create(&spec, file, &files)?;
+        let target = create(&spec, file, &files).map_err(|error| error.in_file(name))?;
         let begun = Begun {
             files: Some(files),
             journal: None,
@@ -139,16 +139,17 @@ struct Resumable<'a> {
 }
 
 impl Resumable<'_> {
+    /// The image on `storage`; what cannot be is said of the name that was asked for.
+    fn create(&self, storage: Arc<Tracked>) -> Result<Box<dyn Target>> {
+        create(self.spec, storage, &NoneBeside).map_err(|error| error.in_file(self.name))
+    }
+
     fn begin(self) -> Result<(Begun, Box<dyn Target>)> {
         let (files, file) = UnfinishedFiles::create(self.name, self.existing, self.sources)?;
         // A journal of an earlier run is about a file that is no longer there.
         let _ = fs::remove_file(journal_name(self.name));
         let storage = Arc::new(Tracked::writing(file));
-        let target = create(
-            self.spec,
-            Arc::clone(&storage) as Arc<dyn StorageMut>,
-            &NoneBeside,
-        )?;
+        let target = self.create(Arc::clone(&storage))?;
         let path = journal_name(self.name);
         let journal = Journal::begin(&path, &self.identity, storage, self.step)?;
         let begun = Begun {
@@ -168,11 +169,7 @@ impl Resumable<'_> {
         let path = journal_name(self.name);
         let replay = || {
             let storage = Arc::new(Tracked::replaying(file));
-            let target = create(
-                self.spec,
-                Arc::clone(&storage) as Arc<dyn StorageMut>,
-                &NoneBeside,
-            )?;
+            let target = self.create(Arc::clone(&storage))?;
             let journal = Journal::resume(
                 &path,
                 &self.identity,
@@ -233,7 +230,7 @@ fn begin_device(name: &Path, writing: &Writing<'_>, spec: &TargetSpec) -> Result
             .hint("leave out --resume, or write to a file"));
     }
     // Nothing is made beside a device.
-    create(spec, Arc::new(File::open_mut(name)?), &OneFile)
+    create(spec, Arc::new(File::open_mut(name)?), &OneFile).map_err(|error| error.in_file(name))
 }
 
 /// What is to be written to `name`.

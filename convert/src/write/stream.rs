@@ -56,7 +56,7 @@ pub(super) fn begin(name: &Path, spec: &TargetSpec) -> Result<Box<dyn Target>> {
                 .ok_or_else(|| Error::internal("a streamOptimized VMDK without its beginning"))?;
             let storage = open(name)?;
             storage.send_ahead(ahead)?;
-            create(&spec, storage, &OneFile)
+            create(&spec, storage, &OneFile).map_err(|error| error.in_file(name))
         }
         TargetOptions::Vmdk(_) => Err(refused(name, "a VMDK of this kind")),
         options => Err(refused(name, &format!("{}", options.format()))),

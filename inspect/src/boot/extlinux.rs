@@ -3,7 +3,7 @@
 //! <https://wiki.syslinux.org/wiki/index.php?title=Config>. Left out on purpose: `UI` menus that
 //! are programs of their own, and `INCLUDE` (reported when met).
 
-use super::{Context, Found, ungrub_path};
+use super::{Context, Found, titled, ungrub_path};
 use crate::model::{BootEntry, BootLoaderKind, Finding, Severity};
 use crate::text::Text;
 
@@ -34,17 +34,15 @@ pub(super) fn read(context: &Context<'_>) -> Option<Found> {
         }
     }
     let folder = text.path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    for entry in &mut found.entries {
-        for path in entry.kernel.iter_mut().chain(&mut entry.initrds) {
-            *path = if path.starts_with('/') {
-                ungrub_path(context, path)
-            } else {
-                // Relative to the folder of the configuration.
-                let full = format!("{folder}/{path}");
-                context.reader.canonical(&full).unwrap_or(full)
-            };
+    found.resolve_paths(|path| {
+        if path.starts_with('/') {
+            ungrub_path(context, path)
+        } else {
+            // Relative to the folder of the configuration.
+            let full = format!("{folder}/{path}");
+            context.reader.canonical(&full).unwrap_or(full)
         }
-    }
+    });
     Some(found)
 }
 
@@ -65,13 +63,8 @@ pub(super) fn parse(text: &Text) -> Found {
             ("default" | "ontimeout", _) => default = Some((value.to_owned(), line)),
             ("label", _) => {
                 entries.push(BootEntry {
-                    title: value.to_owned(),
                     id: Some(value.to_owned()),
-                    index: number.to_string(),
-                    kernel: None,
-                    initrds: Vec::new(),
-                    command_line: String::new(),
-                    place: text.place(line),
+                    ..titled(value, number, text.place(line))
                 });
                 own_append.push(false);
             }

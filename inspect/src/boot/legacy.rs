@@ -3,7 +3,7 @@
 //! GRUB Legacy manual, 13 (commands). Left out on purpose: `savedefault` (its record is inside
 //! stage2) and `map`.
 
-use super::{Context, Found, ungrub_path};
+use super::{Context, Found, titled, ungrub_path};
 use crate::model::{BootEntry, BootLoaderKind};
 use crate::text::Text;
 
@@ -19,11 +19,7 @@ pub(super) fn read(context: &Context<'_>) -> Option<Found> {
         .into_iter()
         .find_map(|path| context.reader.text(path))?;
     let mut found = parse(&text);
-    for entry in &mut found.entries {
-        for path in entry.kernel.iter_mut().chain(&mut entry.initrds) {
-            *path = resolve(context, path);
-        }
-    }
+    found.resolve_paths(|path| resolve(context, path));
     Some(found)
 }
 
@@ -63,15 +59,7 @@ pub(super) fn parse(text: &Text) -> Found {
             ("default", None) => default = Some((value.to_owned(), line)),
             ("title", _) => {
                 root.clear();
-                entries.push(BootEntry {
-                    title: value.to_owned(),
-                    id: None,
-                    index: number.to_string(),
-                    kernel: None,
-                    initrds: Vec::new(),
-                    command_line: String::new(),
-                    place: text.place(line),
-                });
+                entries.push(titled(value, number, text.place(line)));
             }
             ("root" | "rootnoverify", Some(_)) => value.clone_into(&mut root),
             ("kernel", Some(entry)) => {
