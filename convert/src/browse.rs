@@ -12,8 +12,8 @@ use rehost_image::Secret;
 use rehost_inspect::model::{Content, FilesystemRef, VolumeFound};
 use rehost_inspect::{GuestTree, OpenedFilesystem, Options, Volumes};
 
-/// Bytes read at a time.
-const PIECE: usize = 1 << 20;
+/// Bytes read at a time: what stays in a processor's own cache until it is written.
+const PIECE: usize = 128 << 10;
 
 /// Where paths are looked up.
 #[derive(Debug)]

@@ -6,9 +6,10 @@ use rehost_fs::{Attributes, FileKind};
 use serde::Serialize;
 
 use super::args::{Cat, Ls};
-use super::walk::{human, tell};
+use super::output::Bulk;
+use super::walk::{Walk, human, tell};
 use super::{Answer, output};
-use crate::browse::{Browse, Entry, Listing};
+use crate::browse::{Browse, Entry, Found, Listing};
 
 /// One line of `ls --json`.
 #[derive(Serialize)]
@@ -40,30 +41,78 @@ pub(super) fn ls(args: &Ls) -> Result<Answer> {
     let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
     let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
         .map_err(|error| error.in_file(&args.image))?;
+    if args.recursive {
+        let top = browse.find(&args.path)?;
+        if top.fs.attributes(top.inode)?.kind == FileKind::Directory {
+            return whole_tree(args, &browse, &top);
+        }
+    }
     let Listing { entries, failed } = browse.list(&args.path)?;
     if args.json {
         let listed: Vec<Listed<'_>> = entries.iter().map(listed).collect();
         output::json(&listed)?;
     } else {
+        let mut out = Bulk::new()?;
+        for entry in &entries {
+            line(&mut out, args, entry)?;
+        }
+        out.finish()?;
+    }
+    tell(failed)?;
+    Ok(Answer::Done)
+}
+
+/// Lists everything below a directory: each directory before what is in it.
+fn whole_tree(args: &Ls, browse: &Browse, top: &Found) -> Result<Answer> {
+    let mut walk = Walk::new(browse);
+    let mut out = Bulk::new()?;
+    let mut first = true;
+    // The directories on the way down, each with what is still to come of it.
+    let mut left = vec![(Vec::new(), walk.go_into(top, 1)?.into_iter())];
+    // Ends because the walk goes into no directory twice.
+    while let Some((folder, entries)) = left.last_mut() {
+        let Some(mut entry) = entries.next() else {
+            left.pop();
+            continue;
+        };
+        entry.name = [folder.as_slice(), &entry.name].concat();
+        if args.json {
+            out.raw(if first { b"[\n" } else { b",\n" })?;
+            out.json(&listed(&entry))?;
+        } else {
+            line(&mut out, args, &entry)?;
+        }
+        first = false;
+        if entry.attributes.kind == FileKind::Directory {
+            let below = walk.go_into(&entry.found, left.len() + 1)?;
+            entry.name.push(b'/');
+            left.push((entry.name, below.into_iter()));
+        }
+    }
+    if args.json {
+        out.raw(if first { b"[]\n" } else { b"\n]\n" })?;
+    }
+    out.finish()?;
+    walk.end()?;
+    Ok(Answer::Done)
+}
+
+/// One line of a listing.
+fn line(out: &mut Bulk, args: &Ls, entry: &Entry) -> Result<()> {
+    if args.long {
         let size = if args.human_readable {
             human
         } else {
             |size: u64| size.to_string()
         };
-        for entry in &entries {
-            if args.long {
-                output::raw(long(entry, size).as_bytes())?;
-            }
-            output::name(&entry.name)?;
-            match &entry.link {
-                Some(link) if args.long => output::name(&[b" -> ", &**link].concat())?,
-                _ => {}
-            }
-            output::line("")?;
-        }
+        out.raw(long(entry, size).as_bytes())?;
     }
-    tell(failed)?;
-    Ok(Answer::Done)
+    out.name(&entry.name)?;
+    if let Some(link) = entry.link.as_ref().filter(|_| args.long) {
+        out.raw(b" -> ")?;
+        out.name(link)?;
+    }
+    out.raw(b"\n")
 }
 
 /// Prints a file.
@@ -91,7 +140,9 @@ pub(super) fn cat(args: &Cat) -> Result<Answer> {
             base16,
         })?;
     } else {
-        file.read_in_pieces(output::raw)?;
+        let mut out = Bulk::new()?;
+        file.read_in_pieces(|piece| out.raw(piece))?;
+        out.finish()?;
     }
     Ok(Answer::Done)
 }

@@ -1,13 +1,18 @@
 //! Results on standard output: JSON for programs, lines for people.
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::voice::plain;
+
+/// Bytes of a listing that are written at a time.
+const BULK: usize = 64 << 10;
 
 /// Prints `value` as indented JSON.
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
@@ -67,6 +72,53 @@ pub(super) fn name(bytes: &[u8]) -> Result<()> {
         raw(plain(&String::from_utf8_lossy(bytes)).as_bytes())
     } else {
         raw(bytes)
+    }
+}
+
+/// Standard output for much at once: what is given is written in large pieces.
+#[derive(Debug)]
+pub(super) struct Bulk {
+    out: BufWriter<File>,
+    terminal: bool,
+}
+
+impl Bulk {
+    /// Standard output, to which nobody else may write until [`Bulk::finish`].
+    pub(super) fn new() -> Result<Self> {
+        let stdout = io::stdout();
+        // Past the standard library's buffer, which looks for line ends in all of it.
+        let file = File::from(stdout.as_fd().try_clone_to_owned()?);
+        Ok(Self {
+            out: BufWriter::with_capacity(BULK, file),
+            terminal: stdout.is_terminal(),
+        })
+    }
+
+    /// Writes bytes as they are.
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes)?;
+        Ok(())
+    }
+
+    /// Writes a name that the guest chose, as [`name`] does.
+    pub(super) fn name(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.terminal {
+            self.raw(plain(&String::from_utf8_lossy(bytes)).as_bytes())
+        } else {
+            self.raw(bytes)
+        }
+    }
+
+    /// Writes `value` as JSON, in one line without its end.
+    pub(super) fn json<T: Serialize>(&mut self, value: &T) -> Result<()> {
+        serde_json::to_writer(&mut self.out, value).map_err(io::Error::from)?;
+        Ok(())
+    }
+
+    /// Writes what is left.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.out.flush()?;
+        Ok(())
     }
 }
 

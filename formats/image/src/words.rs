@@ -14,7 +14,7 @@ const PAGE: u64 = 4096;
 const SLOTS: usize = 1024;
 
 /// Stretches that are joined into one answer. Ours: a table full of empty entries ends somewhere.
-const MOST_JOINED: u32 = 1 << 16;
+pub(crate) const MOST_JOINED: u64 = 1 << 16;
 
 /// Access to the tables of one file.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ pub(crate) struct Stretch {
 
 impl Stretch {
     /// The stretch at `offset`, as `find` tells it, with as many following ones as simply go on,
-    /// until `want` bytes are covered.
+    /// until `want` bytes are covered or `most` stretches are joined.
     ///
     /// # Errors
     /// What `find` gives for the first one: a faulty entry further on is reported when it is asked
@@ -160,10 +160,11 @@ impl Stretch {
     pub(crate) fn join(
         offset: u64,
         want: u64,
+        most: u64,
         mut find: impl FnMut(u64) -> Result<Self>,
     ) -> Result<Self> {
         let mut found = find(offset)?;
-        for _ in 0..MOST_JOINED {
+        for _ in 0..most {
             if found.len >= want {
                 break;
             }

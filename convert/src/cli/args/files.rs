@@ -76,6 +76,9 @@ pub struct Ls {
     /// With -l: sizes as 4.0K, 1.5M
     #[arg(short = 'h', long)]
     pub human_readable: bool,
+    /// Go into directories; names are paths from the first one
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub place: Place,

@@ -6,7 +6,7 @@ use rehost_block::{Codec, Error, Layer, Located, Result, Run, Storage};
 
 use super::header::Header;
 use crate::codec::RawDeflate;
-use crate::words::{Content, Held, Stretch, Words, rest_of, stored};
+use crate::words::{Content, Held, MOST_JOINED, Stretch, Words, rest_of, stored};
 
 /// Set in the L2 entry of a compressed cluster.
 const COMPRESSED: u64 = 1 << 63;
@@ -112,7 +112,7 @@ impl Layer for Qcow {
         if left == 0 {
             return Ok(Located::new(Run::End, 0));
         }
-        let found = Stretch::join(offset, want.min(left), |at| self.stretch(at))
+        let found = Stretch::join(offset, want.min(left), MOST_JOINED, |at| self.stretch(at))
             .map_err(|error| error.in_file(self.storage.name()))?;
         let absent = match self.header.backing_file {
             Some(_) => Run::Below,

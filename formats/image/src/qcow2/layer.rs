@@ -126,7 +126,9 @@ impl Layer for Qcow2 {
             return Ok(Located::new(Run::End, 0));
         }
         let mut table = None;
-        let found = Stretch::join(offset, want.min(left), |at| self.stretch(at, &mut table))
+        // Ends without a limit on stretches: each has at least one byte, and L1 entries are few.
+        let find = |at| self.stretch(at, &mut table);
+        let found = Stretch::join(offset, want.min(left), u64::MAX, find)
             .map_err(|error| error.in_file(self.storage.name()))?;
         let len = found.len;
         if let (words::Content::Plain(host), Some(cipher)) = (found.content, &self.cipher) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rehost_block::{Error, Layer, Located, Result, Run, Storage};
 
 use super::header::Header;
-use crate::words::{Content, Stretch, Words, rest_of, stored};
+use crate::words::{Content, MOST_JOINED, Stretch, Words, rest_of, stored};
 
 /// An L2 entry for a cluster of zeroes; 0 is one that is not stored.
 const ZERO: u64 = 1;
@@ -112,7 +112,7 @@ impl Layer for Qed {
         if left == 0 {
             return Ok(Located::new(Run::End, 0));
         }
-        let found = Stretch::join(offset, want.min(left), |at| self.stretch(at))
+        let found = Stretch::join(offset, want.min(left), MOST_JOINED, |at| self.stretch(at))
             .map_err(|error| error.in_file(self.storage.name()))?;
         let run = match found.content {
             Content::Unallocated if self.header.backing_file.is_some() => Run::Below,

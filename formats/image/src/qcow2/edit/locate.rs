@@ -51,7 +51,7 @@ impl Layer for Edit {
         if left == 0 {
             return Ok(Located::new(Run::End, 0));
         }
-        let found = Stretch::join(offset, want.min(left), |at| self.stretch(at))?;
+        let found = Stretch::join(offset, want.min(left), u64::MAX, |at| self.stretch(at))?;
         let absent = match self.header.backing_file {
             Some(_) => Run::Below,
             None => Run::Zero,
