@@ -103,16 +103,12 @@ impl Line {
 fn shown(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
-        match byte {
-            b'\\' | b',' | b'=' => {}
-            b' '..=b'~' => {
-                text.push(char::from(*byte));
-                return text;
-            }
-            _ => {}
+        if matches!(byte, b' '..=b'~') && !matches!(byte, b'\\' | b',' | b'=') {
+            text.push(char::from(*byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\\x{byte:02x}");
         }
-        // Writing to a string cannot fail.
-        let _ = write!(text, "\\x{byte:02x}");
         text
     })
 }

@@ -181,6 +181,12 @@ fn xfs_walks_as_the_kernel_walks_it() {
 }
 
 #[test]
+fn btrfs_walks_as_the_kernel_walks_it() {
+    let make = ["mkfs.btrfs", "-q", "-f"];
+    assert_same(&make, 128, "loop", Holds::Everything);
+}
+
+#[test]
 fn fat_walks_as_the_kernel_walks_it() {
     for (bits, size) in [("12", 12), ("16", 40), ("32", 80)] {
         let make = ["mkfs.vfat", "-F", bits];
