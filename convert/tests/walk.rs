@@ -124,7 +124,7 @@ fn fill(root: &Path, holds: Holds) {
     node("tty", FileType::CharacterDevice, makedev(500, 1));
     node("socket", FileType::Socket, 0);
     let flags = XattrFlags::empty();
-    for (nth, len) in [3, 60, 900].into_iter().enumerate() {
+    for (nth, len) in [3, 60, 300].into_iter().enumerate() {
         let name = format!("user.attribute-{nth}");
         setxattr(path("a/b/owned"), name, &noise(9, len), flags).unwrap();
     }
@@ -135,6 +135,11 @@ fn fill(root: &Path, holds: Holds) {
 /// Makes a filesystem of `size` MiB with `make`, has the kernel fill it, and compares.
 fn assert_same(make: &[&str], size: u64, options: &str, holds: Holds) {
     if ![make[0], "losetup", "blkid"].into_iter().all(have) {
+        return;
+    }
+    // `cargo test` builds it with the tests, unless only some of them are asked for.
+    if !walk().is_file() {
+        println!("skipped: needs the example walk (cargo build --example walk)");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
