@@ -23,6 +23,7 @@ pub mod secrets;
 pub mod source;
 pub mod target;
 pub mod unfinished;
+pub mod unused;
 pub mod verbs;
 pub mod voice;
 pub mod write;

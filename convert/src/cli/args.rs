@@ -340,6 +340,15 @@ pub struct Copying {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "salvage")]
     pub salvage_map: Option<PathBuf>,
 
+    /// Leave out what filesystems do not use (ext2, ext3, ext4, XFS, Btrfs, FAT), on partitions and
+    /// logical volumes; of a filesystem in doubt nothing is left out
+    #[arg(long)]
+    pub skip_unused: bool,
+
+    /// Leave out what swap areas hold; their UUIDs and labels stay
+    #[arg(long)]
+    pub zero_swap: bool,
+
     /// Read at most so much of the source per second: 512K, 100M, 1G
     #[arg(long, value_name = "BYTES", value_parser = rate)]
     pub rate_limit: Option<NonZeroU64>,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use rehost_block::{Error, File, Storage};
+use rehost_block::{Disk, Error, File, Storage};
 use rehost_image::{
     Compat, Details, Format, Image, KeptBitmap, TargetOptions, VhdKind, keep_bitmaps,
 };
@@ -17,6 +17,7 @@ use crate::checksum::{Algorithm, Flat};
 use crate::guest::{ImageOptions, evidence};
 use crate::interrupt;
 use crate::unfinished::{Existing, Flush};
+use crate::unused::{Left, Wanted, trim};
 use crate::voice::{Voice, bytes};
 use crate::write::{
     Damage, Outcome, Parent, Writing, default_options, format_of_name, has_folder, write_image,
@@ -30,6 +31,9 @@ struct Converted<'a> {
     target: &'a std::path::Path,
     to: Format,
     virtual_size: u64,
+    /// What was left out of each volume, when it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unused: Option<Vec<Left>>,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -65,7 +69,7 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
     let writing = writing(&args.writing, &args.target, image.files())?;
     let writing = Writing {
         parent: parent.as_ref(),
-        reading: format!("{} {:?}", image.format(), args.earlier.snapshot),
+        reading: reading(args, &image),
         bitmaps: kept_bitmaps(&image, &writing.options, voice)?,
         ..with_care(&args.copying, &args.target, writing)?
     };
@@ -79,9 +83,13 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
         bytes(image.size()),
         args.target.display(),
     ));
-    let outcome = write_image(&*image.disk(), &args.target, &writing, voice)?;
+    let (disk, unused) = trimmed(image.disk(), &args.copying, voice)?;
+    let outcome = write_image(&*disk, &args.target, &writing, voice)?;
     voice.step(summary(&outcome));
     tell_more(&outcome, voice);
+    for left in unused.iter().flatten() {
+        voice.detail(sentence(left));
+    }
     let lost = outcome
         .salvage
         .as_ref()
@@ -93,6 +101,7 @@ pub(super) fn run(args: &Convert) -> Result<Answer> {
             target: &args.target,
             to,
             virtual_size: image.size(),
+            unused,
             outcome,
         })?;
     }
@@ -108,6 +117,61 @@ fn tell_corrupt(image: &Image, voice: Voice) {
                 layer.path.display()
             ));
         }
+    }
+}
+
+/// How the source is read, for a run that goes on with another's work.
+fn reading(args: &Convert, image: &Image) -> String {
+    let mut reading = format!("{} {:?}", image.format(), args.earlier.snapshot);
+    for (wanted, word) in [
+        (args.copying.skip_unused, " without unused"),
+        (args.copying.zero_swap, " without swap"),
+    ] {
+        if wanted {
+            reading.push_str(word);
+        }
+    }
+    reading
+}
+
+/// The source's disk without what need not be copied, and what that is.
+fn trimmed(
+    disk: Arc<dyn Disk>,
+    args: &Copying,
+    voice: Voice,
+) -> Result<(Arc<dyn Disk>, Option<Vec<Left>>)> {
+    let wanted = Wanted {
+        unused: args.skip_unused,
+        swap: args.zero_swap,
+    };
+    let what = match (wanted.unused, wanted.swap) {
+        (false, false) => return Ok((disk, None)),
+        (true, false) => "what filesystems do not use",
+        (false, true) => "swap areas",
+        (true, true) => "swap areas and what filesystems do not use",
+    };
+    voice.step(format_args!("Looking for {what}."));
+    let trimmed = trim(&disk, wanted)?;
+    Ok((trimmed.disk, Some(trimmed.left)))
+}
+
+/// What was left out of a volume, in a sentence.
+fn sentence(left: &Left) -> String {
+    let volume = if left.volume == "0" {
+        "the disk".to_owned()
+    } else if left.volume.contains('/') {
+        left.volume.clone()
+    } else {
+        format!("partition {}", left.volume)
+    };
+    let holds = &left.filesystem;
+    match &left.kept_because {
+        Some(why) => format!("{volume} ({holds}): nothing left out: {why}"),
+        None => format!(
+            "{volume} ({holds}): {} not in use, {} of it left out, the rest was not stored",
+            bytes(left.unused_bytes),
+            bytes(left.skipped_bytes)
+        ),
     }
 }
 
