@@ -36,6 +36,8 @@ pub enum Target {
     Partitions,
     /// ext2, ext3, ext4: the whole tree is read, then changed.
     Ext4,
+    /// XFS: the same.
+    Xfs,
     /// Btrfs: the whole tree is read, then changed.
     Btrfs,
     /// ISO 9660: the whole tree is read.
@@ -74,7 +76,7 @@ pub enum Target {
 
 impl Target {
     /// All there are.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Qcow2,
         Self::Vmdk,
         Self::Cowd,
@@ -89,6 +91,7 @@ impl Target {
         Self::Luks,
         Self::Partitions,
         Self::Ext4,
+        Self::Xfs,
         Self::Btrfs,
         Self::Iso9660,
         Self::Squashfs,
@@ -126,6 +129,7 @@ impl Target {
             Self::Luks => "luks",
             Self::Partitions => "partitions",
             Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
             Self::Iso9660 => "iso9660",
             Self::Squashfs => "squashfs",
@@ -178,6 +182,7 @@ impl Target {
             Self::Luks => volumes::luks(bytes),
             Self::Partitions => volumes::partitions(bytes),
             Self::Ext4 => volumes::ext4(bytes),
+            Self::Xfs => volumes::xfs(bytes),
             Self::Btrfs => volumes::btrfs(bytes),
             Self::Iso9660 => volumes::iso9660(bytes),
             Self::Squashfs => volumes::squashfs(bytes),

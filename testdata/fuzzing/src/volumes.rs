@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rehost_block::{Disk, Memory, Overlay, StorageDisk};
 use rehost_fs::{
     Btrfs, BtrfsMut, Ext4, Ext4Mut, Fat, FatMut, FileKind, FileSystem, FileSystemMut, Inode,
-    Iso9660, Squashfs,
+    Iso9660, Squashfs, Xfs, XfsMut,
 };
 use rehost_luks::{Limits, LuksDisk, Secret};
 
@@ -115,6 +115,20 @@ pub(crate) fn fat(bytes: &[u8]) {
         tree(&fs);
     }
     if let Ok(fs) = FatMut::open(Arc::new(Overlay::in_memory(disk))) {
+        let _ = change(&fs);
+        tree(&fs);
+    }
+}
+
+/// An XFS filesystem, as [`ext4`].
+pub(crate) fn xfs(bytes: &[u8]) {
+    let disk = disk(bytes);
+    let _ = rehost_fs::detect(&disk);
+    if let Ok(fs) = Xfs::open(Arc::clone(&disk)) {
+        let _ = fs.identity();
+        tree(&fs);
+    }
+    if let Ok(fs) = XfsMut::open(Arc::new(Overlay::in_memory(disk))) {
         let _ = change(&fs);
         tree(&fs);
     }

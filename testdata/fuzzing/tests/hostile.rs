@@ -114,6 +114,7 @@ short_runs! {
     mutated_luks: Luks,
     mutated_partitions: Partitions,
     mutated_ext4: Ext4,
+    mutated_xfs: Xfs,
     mutated_btrfs: Btrfs,
     mutated_iso9660: Iso9660,
     mutated_squashfs: Squashfs,

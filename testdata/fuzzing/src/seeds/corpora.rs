@@ -66,6 +66,7 @@ fn seed(target: Target, path: &Path) -> Option<Seed> {
         Target::Ext4 => name == "image" || name.contains("ext"),
         Target::Journal => path.to_str()?.contains("/j_"),
         Target::Lvm | Target::Thin | Target::Modules | Target::Guest | Target::Initramfs => false,
+        Target::Xfs => name == "image" || name.contains("xfs"),
         Target::Vmx => name.ends_with(".vmx"),
         _ => true,
     };
@@ -98,6 +99,7 @@ fn seed(target: Target, path: &Path) -> Option<Seed> {
         Target::Fat => begins(b"\xeb") && plain.get(510..512) == Some(&[0x55, 0xaa]),
         Target::Md => plain.len() > 0x1_0000 && plain.windows(4).any(|word| word == MD),
         Target::Stack => plain.get(510..512) == Some(&[0x55, 0xaa]),
+        Target::Xfs => begins(b"XFSB"),
         Target::Partitions => plain.get(510..512) == Some(&[0x55, 0xaa]),
         Target::Vmx => true,
         _ => false,

@@ -1,5 +1,6 @@
 //! Seeds that foreign tools make.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -233,6 +234,18 @@ const INITRAMFS: &[Recipe] = &[
     recipe("lzma", "sh", "pack xz --format=lzma"),
     recipe("two", "sh", "pack cat;pack gzip"),
 ];
+const XFS: &[Recipe] = &[
+    recipe(
+        "xfs",
+        "mkfs.xfs",
+        "-q -f -d file,name=out,size=16m,agcount=1 -b size=1024 -l size=6m -m rmapbt=1 -p proto",
+    ),
+    recipe(
+        "version4",
+        "mkfs.xfs",
+        "-q -f -d file,name=out,size=16m,agcount=1 -b size=512 -l size=3m -m crc=0 -p proto",
+    ),
+];
 const PARTITIONS: &[Recipe] = &[recipe(
     "gpt",
     "sfdisk",
@@ -264,6 +277,7 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         Target::Wrapper => WRAPPER,
         Target::Luks => LUKS,
         Target::Ext4 => EXT4,
+        Target::Xfs => XFS,
         Target::Btrfs => BTRFS,
         Target::Iso9660 => ISO9660,
         Target::Squashfs => SQUASHFS,
@@ -296,6 +310,8 @@ fn cook(recipe: &Recipe) -> Option<Seed> {
             .current_dir(folder.path())
             // Debian keeps the makers of filesystems where an ordinary user does not look.
             .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+            // With these mkfs.xfs makes filesystems as small as its own tests need them.
+            .envs([("TEST_DIR", "1"), ("TEST_DEV", "1"), ("QA_CHECK_FS", "1")])
             .stdin(Stdio::from(input))
             .output();
         let Ok(output) = done else {
@@ -339,6 +355,13 @@ fn ingredients(folder: &Path, recipe: &Recipe) {
     if room > 0 {
         write("out", &vec![0; room]);
     }
+    let mut proto =
+        "/stand/boot\n1 1\nd--755 0 0\nlink l--777 0 0 key\nmany d--755 0 0\n".to_owned();
+    for nth in 0..60 {
+        writeln!(proto, "a-file-with-a-longer-name-{nth} ---644 0 0 key").unwrap();
+    }
+    proto += "$\nfew d--755 0 0\none ---644 0 0 disk\n$\n$\n";
+    write("proto", proto.as_bytes());
     fs::create_dir_all(folder.join("tree/etc/deep")).unwrap();
     write("tree/etc/hosts", &[b'h'; 50]);
     write("tree/etc/deep/large", &[b'l'; 20_000]);
