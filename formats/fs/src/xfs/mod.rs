@@ -9,7 +9,7 @@
 //! (see `log`); what it changed is covered by the log's checksums, not by those of the blocks.
 //!
 //! Left out on purpose, and refused by name: realtime sections, logs on another device, directories
-//! of version 1, filesystems marked as needing repair. Backup superblocks are `xfs_repair`'s business.
+//! of version 1, version 4 whose log changes inodes, filesystems marked as needing repair. Backup superblocks are `xfs_repair`'s business.
 
 mod check;
 mod dir;

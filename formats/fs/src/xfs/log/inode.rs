@@ -6,8 +6,8 @@
 use rehost_block::{Fields, Result};
 
 use super::apply::{Replay, is_later};
-use super::corrupt;
 use super::transaction::Item;
+use super::{corrupt, unsupported};
 
 /// Bits of `ilf_fields`.
 mod fields {
@@ -18,14 +18,10 @@ mod fields {
     pub(super) const ATTR_ROOT: u32 = 0x100;
 }
 
-/// Bytes of a core of version 3, behind which the forks begin.
+/// Bytes of a version 3 core, behind which the forks begin.
 const CORE_LEN: usize = 176;
-/// Bytes of an older core as it is logged, and where the forks begin.
-const OLD_CORE: (usize, usize) = (96, 100);
-/// Where an older core counts how often it was written.
-const WRITTEN: usize = 30;
 
-/// Fields that every core has with more than one byte: place and width.
+/// Fields of the core with more than one byte: place and width.
 const CORE: &[(usize, usize)] = &[
     (0, 2),
     (2, 2),
@@ -44,9 +40,6 @@ const CORE: &[(usize, usize)] = &[
     (88, 2),
     (90, 2),
     (92, 4),
-];
-/// What a core of version 3 has besides.
-const NEW_CORE: &[(usize, usize)] = &[
     (24, 8),
     (96, 4),
     (104, 8),
@@ -61,6 +54,11 @@ const FLAG2_BIGTIME: u64 = 1 << 3;
 
 impl Replay<'_> {
     pub(super) fn inode(&mut self, item: &Item<'_>, lsn: u64) -> Result<()> {
+        if !self.sb.v5 {
+            return Err(unsupported(
+                "changes inodes of a version 4 filesystem".to_owned(),
+            ));
+        }
         let f = item.format()?;
         let changed = f.u32_le(4)?;
         // 52 bytes were written by 32-bit hosts that align 64-bit numbers to 4 bytes.
@@ -77,31 +75,17 @@ impl Replay<'_> {
         let Some(core) = item.regions.get(1) else {
             return Err(corrupt("inode item without a core"));
         };
-        let v5 = self.sb.v5;
-        let mut core = turned(core, v5)?;
+        let core = turned(core)?;
         let disk = Fields::new(&raw, "inode", offset);
         if disk.bytes(0, 2)? != b"IN" {
             return Err(disk.corrupt(0, "log changes an inode where there is none"));
         }
-        if v5 {
-            if is_later(disk.u64_be(112)?, lsn) {
-                return Ok(());
-            }
-        } else {
-            let logged = Fields::new(&core, "logged inode", 0).u16_be(WRITTEN)?;
-            let stored = disk.u16_be(WRITTEN)?;
-            // The count begins again after its last value.
-            let again = stored == u16::MAX && logged < u16::MAX >> 1;
-            if logged < stored && !again {
-                return Ok(());
-            }
-            if let Some(count) = core.get_mut(WRITTEN..WRITTEN.saturating_add(2)) {
-                count.fill(0);
-            }
+        if is_later(disk.u64_be(112)?, lsn) {
+            return Ok(());
         }
         let head = raw.get_mut(..core.len()).unwrap_or_default();
         head.copy_from_slice(&core);
-        let literal = if v5 { CORE_LEN } else { OLD_CORE.1 };
+        let literal = CORE_LEN;
         let skip = match usize::from(raw.get(82).copied().unwrap_or(0)).saturating_mul(8) {
             0 => size.saturating_sub(literal),
             skip => skip,
@@ -132,7 +116,7 @@ impl Replay<'_> {
                 let (part, _) = fork.split_at_mut(len);
                 part.copy_from_slice(region.get(..len).unwrap_or_default());
             } else {
-                pack_root(fork, region, if v5 { 72 } else { 24 })?;
+                pack_root(fork, region)?;
             }
         }
         self.inodes.insert(offset, lsn);
@@ -141,27 +125,21 @@ impl Replay<'_> {
 }
 
 /// The core as on the disk, from how it was logged.
-fn turned(logged: &[u8], v5: bool) -> Result<Vec<u8>> {
+fn turned(logged: &[u8]) -> Result<Vec<u8>> {
     let f = Fields::new(logged, "logged inode", 0);
-    let len = if v5 { CORE_LEN } else { OLD_CORE.0 };
-    let mut core = f.bytes(0, len)?.to_vec();
-    if f.u16_le(0)? != 0x494e || (f.u8(4)? == 3) != v5 {
-        return Err(f.corrupt(0, "not the core of an inode of this filesystem"));
+    let mut core = f.bytes(0, CORE_LEN)?.to_vec();
+    if f.u16_le(0)? != 0x494e || f.u8(4)? != 3 {
+        return Err(f.corrupt(0, "not the core of a version 3 inode"));
     }
-    let bigtime = v5 && f.u64_le(120)? & FLAG2_BIGTIME != 0;
+    let bigtime = f.u64_le(120)? & FLAG2_BIGTIME != 0;
     let mut turn = |at: usize, width: usize| {
         let end = at.saturating_add(width);
         core.get_mut(at..end).unwrap_or_default().reverse();
     };
-    let (more, times): (&[(usize, usize)], &[usize]) = if v5 {
-        (NEW_CORE, &[32, 40, 48, 144])
-    } else {
-        (&[(WRITTEN, 2)], &[32, 40, 48])
-    };
-    for (at, width) in CORE.iter().chain(more) {
+    for (at, width) in CORE {
         turn(*at, *width);
     }
-    for at in times.iter().copied() {
+    for at in [32usize, 40, 48, 144] {
         if bigtime {
             turn(at, 8);
         } else {
@@ -172,21 +150,23 @@ fn turned(logged: &[u8], v5: bool) -> Result<Vec<u8>> {
     Ok(core)
 }
 
-/// Packs the block of a tree's root, which has a header of `header` bytes, into a fork.
-fn pack_root(fork: &mut [u8], block: &[u8], header: usize) -> Result<()> {
+/// Packs the block of a tree's root into a fork.
+fn pack_root(fork: &mut [u8], block: &[u8]) -> Result<()> {
+    /// Bytes before the keys of a block of version 5.
+    const HEADER: usize = 72;
     let f = Fields::new(block, "logged root of an extent tree", 0);
     let records = usize::from(f.u16_be(6)?);
     let room = fork.len().saturating_sub(4) / 16;
-    let stored = block.len().saturating_sub(header) / 16;
+    let stored = block.len().saturating_sub(HEADER) / 16;
     if records > room || records > stored {
         return Err(f.corrupt(6, "root has more records than its fork holds"));
     }
     let len = records.saturating_mul(8);
-    let pointers = header.saturating_add(stored.saturating_mul(8));
+    let pointers = HEADER.saturating_add(stored.saturating_mul(8));
     let packed = 4usize.saturating_add(room.saturating_mul(8));
     let parts = [
         (0, f.bytes(4, 4)?),
-        (4, f.bytes(header, len)?),
+        (4, f.bytes(HEADER, len)?),
         (packed, f.bytes(pointers, len)?),
     ];
     for (at, bytes) in parts {

@@ -9,8 +9,8 @@
 //!
 //! Left out because no reader sees it: quotas, the list of unlinked inodes, allocation groups' own
 //! trees after an unfinished free, reverse-map or reference-count intent. Refused by name: intents
-//! that leave a file's mapping or attributes unfinished, unknown items, logs of big-endian hosts, and
-//! more live log than memory should hold. Before a filesystem is written its log is replayed onto the
+//! that leave a file's mapping or attributes unfinished, inodes of version 4 (no kernel was at hand to
+//! judge their replay), unknown items, logs of big-endian hosts, and more live log than memory should hold. Before a filesystem is written its log is replayed onto the
 //! disk (`settle`), where more is refused; what is written goes through the log again (`append`).
 
 pub(super) mod append;
