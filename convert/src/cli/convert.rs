@@ -23,6 +23,9 @@ use crate::write::{
     Damage, Outcome, Parent, Writing, default_options, format_of_name, has_folder, write_image,
 };
 
+/// What was left out of each volume, when it was asked for.
+type Unused = Option<Vec<Left>>;
+
 /// The result as JSON.
 #[derive(Serialize)]
 struct Converted<'a> {
@@ -135,11 +138,7 @@ fn reading(args: &Convert, image: &Image) -> String {
 }
 
 /// The source's disk without what need not be copied, and what that is.
-fn trimmed(
-    disk: Arc<dyn Disk>,
-    args: &Copying,
-    voice: Voice,
-) -> Result<(Arc<dyn Disk>, Option<Vec<Left>>)> {
+fn trimmed(disk: Arc<dyn Disk>, args: &Copying, voice: Voice) -> Result<(Arc<dyn Disk>, Unused)> {
     let wanted = Wanted {
         unused: args.skip_unused,
         swap: args.zero_swap,
