@@ -633,6 +633,13 @@ fn version_4_is_overwritten_and_nothing_else() {
         drop(fs);
         let fs = Xfs::open(file_disk(&image.path)).unwrap();
         assert_eq!(content(&fs, file), b"short");
+        // Stopped behind the record of the log: it is replayed in memory.
+        drop(fs);
+        let fs = XfsMut::open(OnFile::open(&image.path, 3)).unwrap();
+        assert_eq!(fs.replace(file, b"shorter").unwrap_err().kind(), Kind::Io);
+        let fs = Xfs::open(file_disk(&image.path)).unwrap();
+        assert!(fs.identity().replayed);
+        assert_eq!(content(&fs, file), b"shorter");
     }
 }
 
