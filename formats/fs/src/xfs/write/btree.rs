@@ -11,7 +11,6 @@ use super::super::check::{self, Verify};
 use super::change::Change;
 use super::group::Header;
 use super::stamp::{Kind, put, put16};
-use crate::ext4::number::index;
 
 const NAME: &str = "allocation group tree";
 
@@ -497,9 +496,4 @@ pub(super) fn narrow(value: u64) -> Result<u32> {
 pub(super) fn pair(record: &[u8]) -> Result<(u32, u32)> {
     let f = Fields::new(record, NAME, 0);
     Ok((f.u32_be(0)?, f.u32_be(4)?))
-}
-
-/// A bound for loops over a tree's records.
-pub(super) fn most_records(ag_blocks: u32) -> usize {
-    index(ag_blocks)
 }

@@ -5,10 +5,11 @@
 
 use rehost_block::{Error, Fields, Kind, Result};
 
-use super::btree::{Key, Which, most_records, narrow};
+use super::btree::{Key, Which, narrow};
 use super::change::{Change, is_refusal};
 use super::group::{Header, counter, inodes};
 use super::stamp::{put8, put32, put64};
+use crate::ext4::number::index;
 
 /// Inodes of a chunk.
 pub(super) const CHUNK: u32 = 64;
@@ -50,7 +51,7 @@ impl Change<'_> {
             let mut key: Key = [0; 3];
             let mut tries = 0usize;
             // Ends because keys grow, and there are no more chunks than blocks.
-            for _ in 0..most_records(self.fs.sb.ag_blocks) {
+            for _ in 0..index(self.fs.sb.ag_blocks) {
                 let Some(record) = self.next_chunk(tree, group, key)? else {
                     break;
                 };
