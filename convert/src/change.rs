@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rehost_block::{Disk, DiskMut, Error, File, Overlay, Result};
 use rehost_fs::path::LastLink;
-use rehost_fs::{FileKind, FileSystem, FileSystemMut, Inode};
+use rehost_fs::{BtrfsMut, FileKind, FileSystem, FileSystemMut, Inode, Subvol};
 use rehost_inspect::model::FilesystemRef;
 use rehost_volume::stack::Stack;
 
@@ -182,8 +182,19 @@ impl Changes {
         if let Some(known) = self.writers.get(at) {
             return Ok(Arc::clone(known));
         }
+        if self.writers.keys().any(|other| other.is(at)) {
+            return Err(Error::unsupported(
+                "one run can change files in one subvolume of a filesystem only",
+            )
+            .hint("change the others in runs of their own"));
+        }
         let disk = self.disk(at)?;
-        let writer = rehost_fs::open_mut(disk).map_err(|error| error.in_file(at.to_string()))?;
+        let writer = match at.subvolume.as_deref().map(subvolume) {
+            None => rehost_fs::open_mut(disk),
+            Some(which) => BtrfsMut::open_many(vec![disk], which)
+                .map(|fs| Arc::new(fs) as Arc<dyn FileSystemMut>),
+        };
+        let writer = writer.map_err(|error| error.in_file(at.to_string()))?;
         let reader: Arc<dyn FileSystem> = writer.clone();
         self.browse.tree_mut().replace(at, &reader);
         self.writers.insert(at.clone(), Arc::clone(&writer));
@@ -241,6 +252,12 @@ pub enum Depth {
     One,
     /// A directory with all that is in it.
     All,
+}
+
+/// The subvolume that a filesystem's place names.
+fn subvolume(name: &str) -> Subvol {
+    let number = name.strip_prefix('#').and_then(|id| id.parse().ok());
+    number.map_or_else(|| Subvol::Path(name.as_bytes().to_vec()), Subvol::Id)
 }
 
 fn remove_below(

@@ -500,3 +500,104 @@ fn du_and_tree_say_what_their_namesakes_say_of_the_sample_guest() {
     let count = |field: &str| tree[field].as_u64().unwrap();
     assert_eq!(count("directories") + count("files"), listed.len() as u64);
 }
+
+/// Unmounts what is mounted there when dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_guest_in_btrfs_subvolumes_is_found_and_its_files_reached() {
+    if !["mkfs.btrfs", "btrfs", "mount", "blkid"]
+        .into_iter()
+        .all(have)
+    {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let image = scratch.path().join("b.raw");
+    fs::File::create(&image)
+        .unwrap()
+        .set_len(128 << 20)
+        .unwrap();
+    judge(Command::new("mkfs.btrfs").arg("-q").arg(&image));
+    let top = scratch.path().join("top");
+    fs::create_dir(&top).unwrap();
+    let mount = Command::new("mount")
+        .args(["-o", "loop"])
+        .arg(&image)
+        .arg(&top)
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        println!("skipped: needs mount as root, and Btrfs in the kernel");
+        return;
+    }
+    let mounted = Mounted(top.clone());
+    for name in ["@", "@home"] {
+        judge(
+            Command::new("btrfs")
+                .args(["subvolume", "create"])
+                .arg(top.join(name)),
+        );
+    }
+    let said = judge(
+        Command::new("blkid")
+            .args(["-o", "value", "-s", "UUID"])
+            .arg(&image),
+    );
+    let uuid = said.trim();
+    for folder in ["@/etc", "@/sbin", "@/home", "@/boot/grub", "@home/me"] {
+        fs::create_dir_all(top.join(folder)).unwrap();
+    }
+    for (path, content) in [
+        ("@/sbin/init", "x".to_owned()),
+        ("@/boot/vmlinuz", "k".to_owned()),
+        ("@/etc/os-release", "ID=ubuntu\n".to_owned()),
+        ("@home/me/hello", "hi\n".to_owned()),
+        (
+            "@/etc/fstab",
+            format!(
+                "UUID={uuid} / btrfs subvol=@ 0 0\nUUID={uuid} /home btrfs defaults,subvol=/@home 0 0\n"
+            ),
+        ),
+        (
+            "@/boot/grub/grub.cfg",
+            format!(
+                "menuentry 'U' {{\nsearch --fs-uuid --set=root {uuid}\nlinux /@/boot/vmlinuz root=UUID={uuid} rootflags=subvol=@\n}}\n"
+            ),
+        ),
+    ] {
+        fs::write(top.join(path), content).unwrap();
+    }
+    drop(mounted);
+    let image = image.to_str().unwrap();
+    assert_eq!(run(["ls", image, "/home/me"]).exits(0).stdout, "hello\n");
+    assert_eq!(
+        run(["cat", image, "/home/me/hello"]).exits(0).stdout,
+        "hi\n"
+    );
+    let inspected = run(["inspect", "--json", image]).exits(0).json();
+    let system = &inspected["systems"][0];
+    assert_eq!(system["root"]["subvolume"], "@");
+    assert_eq!(system["boot"]["entries"][0]["kernel"], "/boot/vmlinuz");
+    let listed = run(["lsblk", "--json", image]).exits(0).json();
+    assert_eq!(
+        row(&listed, "0")["mounted"],
+        serde_json::json!(["/", "/home"])
+    );
+    // Written through the subvolume that is mounted there.
+    let new = scratch.path().join("new");
+    fs::write(&new, "new\n").unwrap();
+    let inside = format!("{image}:/home/me/new");
+    run(["cp", new.to_str().unwrap(), &inside, "--in-place"]).exits(0);
+    assert_eq!(run(["cat", image, "/home/me/new"]).exits(0).stdout, "new\n");
+    judge(
+        Command::new("btrfs")
+            .args(["check", "--check-data-csum"])
+            .arg(image),
+    );
+}

@@ -148,7 +148,7 @@ fn filesystem<'a>(
 ) -> Result<(FilesystemRef, &'a dyn FileSystem)> {
     let (_, opened) = tree
         .mounts()
-        .find(|(_, opened)| opened.at.is(&location.at))
+        .find(|(_, opened)| opened.at.is_view(&location.at))
         .ok_or_else(|| Error::internal("a file on a filesystem that is not mounted"))?;
     Ok((opened.at.clone(), opened.fs.as_ref()))
 }

@@ -164,10 +164,17 @@ pub fn only_tree(volumes: &Volumes) -> Option<GuestTree> {
 
 /// The filesystems that are the root of a system.
 fn roots(volumes: &Volumes) -> Vec<OpenedFilesystem> {
+    let is_root =
+        |opened: &OpenedFilesystem| system::is_root(opened.fs.as_ref()).unwrap_or_default();
     let filesystems = volumes.filesystems.iter();
     filesystems
-        .filter(|opened| system::is_root(opened.fs.as_ref()).unwrap_or_default())
-        .cloned()
+        .filter_map(|opened| {
+            if is_root(opened) {
+                return Some(opened.clone());
+            }
+            // Distributions put it into a subvolume of its own: `@`, `root`, `@rootfs`.
+            volumes.subvolumes(&opened.at).into_iter().find(is_root)
+        })
         .collect()
 }
 
@@ -281,14 +288,14 @@ fn assemble(
     // Parents first, whatever the order of the lines.
     wanted.sort_by_key(|mount| mount.point.trim_matches('/').split('/').count());
     for mount in wanted {
-        let opened = mount.resolved.as_ref().and_then(|at| {
-            let mut filesystems = volumes.filesystems.iter();
-            filesystems.find(|opened| opened.at.is(at))
-        });
+        let opened = mount
+            .resolved
+            .as_ref()
+            .and_then(|at| volumes.view(at, &mount.options));
         let Some(opened) = opened else {
             continue;
         };
-        if let Err(error) = tree.mount(&mount.point, opened.clone()) {
+        if let Err(error) = opened.and_then(|opened| tree.mount(&mount.point, opened)) {
             reader.find(Finding {
                 severity: Severity::Warning,
                 id: "mount-failed",

@@ -140,7 +140,7 @@ impl GuestTree {
         let mounts = self.mounts.iter().map(|mounted| &mounted.opened);
         std::iter::once(&self.root)
             .chain(mounts)
-            .find(|opened| opened.at.is(at))
+            .find(|opened| opened.at.is_view(at))
             .map(|opened| &opened.fs)
     }
 
@@ -149,7 +149,7 @@ impl GuestTree {
     pub fn replace(&mut self, at: &FilesystemRef, fs: &Arc<dyn FileSystem>) {
         let mounts = self.mounts.iter_mut().map(|mounted| &mut mounted.opened);
         for opened in std::iter::once(&mut self.root).chain(mounts) {
-            if opened.at.is(at) {
+            if opened.at.is_view(at) {
                 opened.fs = Arc::clone(fs);
             }
         }
@@ -159,12 +159,17 @@ impl GuestTree {
     #[must_use]
     pub fn guest_path(&self, at: &FilesystemRef, path: &str) -> Option<String> {
         let path = path.trim_start_matches('/');
-        self.mounts()
-            .find(|(_, opened)| opened.at.is(at))
-            .map(|(point, _)| {
-                let point = String::from_utf8_lossy(&point).into_owned();
-                format!("{}/{path}", point.trim_end_matches('/'))
-            })
+        self.mounts().find_map(|(point, opened)| {
+            let view = opened.at.subvolume.as_ref();
+            // A path from the top of a Btrfs filesystem goes through the subvolume that is mounted.
+            let below = match view.filter(|_| opened.at.is(at) && at.subvolume.is_none()) {
+                Some(subvolume) => path.strip_prefix(subvolume.as_str())?.strip_prefix('/')?,
+                None if opened.at.is_view(at) => path,
+                None => return None,
+            };
+            let point = String::from_utf8_lossy(&point).into_owned();
+            Some(format!("{}/{below}", point.trim_end_matches('/')))
+        })
     }
 
     /// Where `path` is, links followed; `None` when there is nothing.

@@ -5,11 +5,12 @@
 
 mod disks;
 mod naming;
+mod subvolumes;
 
 use std::sync::Arc;
 
 use rehost_block::{Disk, Error, Kind, Result};
-use rehost_fs::FileSystem;
+use rehost_fs::{Btrfs, FileSystem};
 use rehost_luks::Secret;
 use rehost_volume::stack::{self, Node, Stack, Use};
 
@@ -17,6 +18,7 @@ use crate::device::Devices;
 use crate::model::{Content, DiskFound, FilesystemRef, Finding, Mount, Severity, VolumeFound};
 use crate::tree::OpenedFilesystem;
 use naming::{known, parent_table, place};
+use subvolumes::Pools;
 
 /// What holds other volumes or memory pages: recognised, never opened as a filesystem.
 const CONTAINERS: [&str; 5] = [
@@ -40,6 +42,8 @@ pub struct Volumes {
     pub findings: Vec<Finding>,
     /// What can be read of each of `found`.
     contents: Vec<Option<Arc<dyn Disk>>>,
+    /// Btrfs filesystems, to be seen from other subvolumes.
+    btrfs: Vec<(FilesystemRef, Btrfs)>,
     pub(crate) devices: Devices,
 }
 
@@ -56,8 +60,9 @@ impl Volumes {
             .collect();
         let stack = Stack::find(&named, secrets)?;
         let mut volumes = Self::default();
+        let pools = subvolumes::pools(&stack.nodes)?;
         for node in &stack.nodes {
-            volumes.add(node)?;
+            volumes.add(node, &pools)?;
         }
         for (number, disk) in disks.iter().enumerate() {
             volumes.add_disk(number, disk)?;
@@ -150,12 +155,12 @@ impl Volumes {
         });
     }
 
-    fn add(&mut self, node: &Node) -> Result<()> {
+    fn add(&mut self, node: &Node, pools: &Pools) -> Result<()> {
         let parent = node.parents.first().and_then(|nth| self.found.get(*nth));
         let name = self.name(node, parent);
         let at = place(node, &name, parent, self.found.len());
         let within = parent.map(|parent| parent.at.clone());
-        let (content, opened) = self.content(node, &at)?;
+        let (content, opened) = self.content(node, &at, pools)?;
         let at = FilesystemRef {
             uuid: content.uuid().map(str::to_owned),
             ..at
@@ -192,6 +197,7 @@ impl Volumes {
         &mut self,
         node: &Node,
         at: &FilesystemRef,
+        pools: &Pools,
     ) -> Result<(Content, Option<Arc<dyn FileSystem>>)> {
         let kind_of_use = node.usage.and_then(container);
         let Some(disk) = node.disk.as_ref() else {
@@ -234,7 +240,27 @@ impl Volumes {
             };
             return Ok((content, None));
         }
-        match rehost_fs::open(Arc::clone(disk)) {
+        let opened = if kind.name == "btrfs" {
+            match pools.members(disk) {
+                // Another member stands for all of them.
+                None => {
+                    let content = Content::Recognised {
+                        kind: kind.name.to_owned(),
+                        uuid: kind.uuid,
+                        label: kind.label,
+                    };
+                    return Ok((content, None));
+                }
+                Some(members) => Btrfs::open_many(members).map(|fs| {
+                    self.btrfs.push((at.clone(), fs.clone()));
+                    let fs: Arc<dyn FileSystem> = Arc::new(fs);
+                    fs
+                }),
+            }
+        } else {
+            rehost_fs::open(Arc::clone(disk))
+        };
+        match opened {
             Ok(fs) => Ok((Content::Filesystem(fs.identity()), Some(fs))),
             Err(error) if error.kind() == Kind::Io => Err(error),
             Err(error) => {

@@ -38,6 +38,7 @@ pub fn root() -> FilesystemRef {
         disk: 0,
         volume: 1,
         name: None,
+        subvolume: None,
         uuid: Some("5c0f3f0e-9a53-4d0e-8f0b-6f1c8a0d2b12".into()),
     }
 }

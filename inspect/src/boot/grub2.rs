@@ -43,6 +43,11 @@ pub(super) fn read(context: &Context<'_>) -> Option<Found> {
         .find(|opened| opened.at.is(&location.at))?;
     let device = context.devices.grub_name(&here.at)?;
     let inside = String::from_utf8_lossy(&location.path).into_owned();
+    // GRUB's paths begin at the top of a Btrfs filesystem.
+    let inside = match &location.at.subvolume {
+        Some(subvolume) => format!("/{subvolume}{inside}"),
+        None => inside,
+    };
     let prefix = inside.rsplit_once('/').map_or("", |(folder, _)| folder);
     let platform = match context.firmware {
         Firmware::Uefi => "efi",

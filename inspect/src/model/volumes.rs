@@ -137,6 +137,10 @@ pub struct FilesystemRef {
     /// and their partitions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The Btrfs subvolume that is meant, by its path or `#` and its number; `None` for the default one, and
+    /// elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<String>,
     /// UUID of what the volume holds.
     pub uuid: Option<String>,
 }
@@ -147,14 +151,24 @@ impl FilesystemRef {
     pub fn is(&self, other: &Self) -> bool {
         (self.disk, self.volume, &self.name) == (other.disk, other.volume, &other.name)
     }
+
+    /// Whether both name the same volume and subvolume: the same files.
+    #[must_use]
+    pub fn is_view(&self, other: &Self) -> bool {
+        self.is(other) && self.subvolume == other.subvolume
+    }
 }
 
 impl fmt::Display for FilesystemRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.name, self.volume) {
-            (Some(name), _) => f.write_str(name),
-            (None, 0) => write!(f, "disk {}", self.disk),
-            (None, volume) => write!(f, "disk {} partition {volume}", self.disk),
+            (Some(name), _) => f.write_str(name)?,
+            (None, 0) => write!(f, "disk {}", self.disk)?,
+            (None, volume) => write!(f, "disk {} partition {volume}", self.disk)?,
+        }
+        match &self.subvolume {
+            Some(subvolume) => write!(f, " subvolume {subvolume}"),
+            None => Ok(()),
         }
     }
 }

@@ -80,6 +80,7 @@ pub(super) fn place(
         disk,
         volume,
         name,
+        subvolume: None,
         uuid: None,
     }
 }
