@@ -119,11 +119,10 @@ fn in_place(args: &Inject, image: &Image, plan: &EditPlan, edited: &Edited) -> R
         Some(overlay) if !plan.is_empty() => {
             let done = inject(image, overlay, &opener, interrupt::flag()?)?;
             voice.step(format_args!(
-                "Changed {} in place ({}). `rehost undo {}` takes it back, as long as nothing else \
+                "Changed {} in place ({}). `rehost undo {0}` takes it back, as long as nothing else \
                  changes the image; {} can be deleted when it is to stay.",
-                args.source.display(),
+                done.image.display(),
                 bytes(done.bytes),
-                args.source.display(),
                 done.undo.display(),
             ));
             Some(done)
@@ -137,7 +136,7 @@ fn in_place(args: &Inject, image: &Image, plan: &EditPlan, edited: &Edited) -> R
         output::json(&InjectedInPlace {
             plan,
             ledger: &edited.ledger,
-            image: &args.source,
+            image: done.as_ref().map_or(&args.source, |done| &done.image),
             undo: done.as_ref().map(|done| done.undo.as_path()),
         })?;
     }

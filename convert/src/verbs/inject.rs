@@ -16,6 +16,8 @@ use crate::interrupt;
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Injected {
+    /// The file that was changed.
+    pub image: PathBuf,
     /// Guest bytes that were put into the image.
     pub bytes: u64,
     /// The file that `rehost undo` reads.
@@ -69,7 +71,11 @@ pub fn inject(
         layer.flush()?;
         Ok(bytes)
     })?;
-    Ok(Injected { bytes, undo })
+    Ok(Injected {
+        image: own.path.clone(),
+        bytes,
+        undo,
+    })
 }
 
 /// Where a stretch ends.
