@@ -49,7 +49,8 @@ fn undo_file(disk: &Path) -> PathBuf {
     ))
 }
 
-/// What a path of the guest is: type and permissions, and a file's hash or a link's target.
+/// What a path of the guest is: type and permissions, and a file's hash or a link's target. Without
+/// set-id and sticky bits, which debugfs does not bring out.
 type Tree = BTreeMap<String, String>;
 
 /// The tree that the recipe of the guest lists.
@@ -79,7 +80,7 @@ fn listed(guest: &Path) -> Tree {
 }
 
 fn octal(mode: &str) -> u32 {
-    u32::from_str_radix(mode, 8).unwrap()
+    u32::from_str_radix(mode, 8).unwrap() & 0o777
 }
 
 /// The same of the ext4 filesystem in `disk`, taken out by debugfs; e2fsck finds nothing in it.
@@ -112,7 +113,7 @@ fn walk(folder: &Path, prefix: &str, tree: &mut Tree) {
         let entry = entry.unwrap();
         let path = format!("{prefix}{}", entry.file_name().to_str().unwrap());
         let metadata = entry.path().symlink_metadata().unwrap();
-        let mode = metadata.permissions().mode() & 0o7777;
+        let mode = metadata.permissions().mode() & 0o777;
         let what = if metadata.is_symlink() {
             format!("link to {}", fs::read_link(entry.path()).unwrap().display())
         } else if metadata.is_dir() {
