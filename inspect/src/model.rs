@@ -10,11 +10,13 @@ mod boot;
 mod kernel;
 mod network;
 mod readiness;
+mod shape;
 mod storage;
 mod volumes;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use boot::{
@@ -33,7 +35,7 @@ pub use volumes::{Content, DiskFound, FilesystemFound, FilesystemRef, VolumeFoun
 pub const SCHEMA: &str = "rehost.inspection/1";
 
 /// All that was found.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Inspection {
     /// Always [`SCHEMA`].
     pub schema: &'static str,
@@ -61,7 +63,7 @@ impl Inspection {
 }
 
 /// A place in the guest: the evidence of a fact.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 pub struct Place {
     /// Absolute path in the guest.
     pub path: String,
@@ -112,7 +114,7 @@ impl fmt::Display for Place {
 }
 
 /// One operating system.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct GuestSystem {
     /// Which release.
     pub os: OsRelease,
@@ -159,7 +161,7 @@ pub struct GuestSystem {
 }
 
 /// The release, from `os-release` (or an older release file).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct OsRelease {
     /// `ID`, lower case: `debian`.
     pub id: String,
@@ -176,7 +178,7 @@ pub struct OsRelease {
 }
 
 /// A family of distributions that share their tools and layout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Debian, Ubuntu and what is made from them.
@@ -194,7 +196,7 @@ pub enum Family {
 }
 
 /// Architecture of the guest's programs (`e_machine` of its init).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Architecture {
     /// 64-bit x86.
@@ -219,7 +221,7 @@ impl fmt::Display for Architecture {
 }
 
 /// The first process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
     /// systemd.
@@ -237,7 +239,7 @@ pub enum Init {
 }
 
 /// One line of `/etc/fstab`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Mount {
     /// First field, as written: `UUID=…`, `/dev/sda1`.
     pub spec: String,
@@ -262,7 +264,7 @@ impl Mount {
 }
 
 /// A setting that names the device to resume from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ResumeSetting {
     /// As written: `UUID=…`, `/dev/sda2`, `none`.
     pub spec: String,
@@ -274,7 +276,7 @@ pub struct ResumeSetting {
 
 /// A place that names a disk by a name that changes with the bus (`/dev/sda1`,
 /// `/dev/disk/by-path/…`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DeviceName {
     /// The name, as written: exactly these bytes stand at `place`.
     pub name: String,
@@ -292,7 +294,7 @@ pub struct DeviceName {
 }
 
 /// What reads a device name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceRole {
     /// First field of a line of `/etc/fstab`.
@@ -314,7 +316,7 @@ pub enum DeviceRole {
 }
 
 /// A program made for a hypervisor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ToolFound {
     /// `open-vm-tools`, `VMware Tools`, `qemu-guest-agent`, ….
     pub name: &'static str,
@@ -329,7 +331,7 @@ pub struct ToolFound {
 }
 
 /// A package database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PackageDatabase {
     /// `dpkg`, `rpm`, `apk`, `pacman`.
     pub kind: &'static str,
@@ -352,7 +354,7 @@ impl PackageDatabase {
 }
 
 /// An installed package.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Package {
     /// Its name.
     pub name: String,
@@ -363,7 +365,7 @@ pub struct Package {
 }
 
 /// SELinux.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Selinux {
     /// `enforcing`, `permissive`, `disabled`, as configured.
     pub mode: String,
@@ -374,7 +376,7 @@ pub struct Selinux {
 }
 
 /// cloud-init.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct CloudInit {
     /// Whether `/etc/cloud/cloud-init.disabled` (or the command line) keeps it off.
     pub disabled: bool,

@@ -6,6 +6,7 @@
 mod disks;
 mod naming;
 mod subvolumes;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -70,6 +71,7 @@ impl Volumes {
         for damage in stack.damage {
             volumes.note(Severity::Warning, "volume-group-damaged", damage, None);
         }
+        volumes.find_tokens();
         Ok(volumes)
     }
 

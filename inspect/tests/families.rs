@@ -528,3 +528,116 @@ fn systemd_boot_takes_the_default_of_its_configuration_among_both_types() {
     assert_eq!(esp.fallback.as_deref(), Some("/efi/EFI/BOOT/BOOTX64.EFI"));
     assert_eq!(severity(system, "uefi-entry-lost"), None);
 }
+
+#[test]
+fn a_volume_that_only_a_token_unlocks_is_told_before_any_copy() {
+    if !have(&["cryptsetup"]) {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let image = scratch.path().join("luks.img");
+    fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
+    let key = scratch.path().join("key");
+    fs::write(&key, "rehost").unwrap();
+    let mut format = Command::new("cryptsetup");
+    format.args(["luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2"]);
+    format.args([
+        "--pbkdf-force-iterations",
+        "1000",
+        "--disable-locks",
+        "--key-file",
+    ]);
+    run(format.arg(&key).arg(&image), b"");
+    assert!(
+        look(&image)
+            .inspection
+            .findings
+            .iter()
+            .all(|f| f.id != "luks-hardware-token")
+    );
+    let token = br#"{"type":"clevis","keyslots":["0"],"jwe":{}}"#;
+    let mut import = Command::new("cryptsetup");
+    import.args(["token", "import", "--disable-locks", "--json-file", "-"]);
+    run(import.arg(&image), token);
+    let inspection = look(&image).inspection;
+    let found = inspection
+        .findings
+        .iter()
+        .find(|f| f.id == "luks-hardware-token")
+        .unwrap();
+    assert_eq!(found.severity, Severity::Problem);
+    assert!(found.what.contains("Clevis"), "{}", found.what);
+}
+
+/// Whether `value` is of the shape that `schema` describes, and has nothing that it does not name.
+fn fits(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, at: &str) {
+    use serde_json::Value;
+    if let Some(place) = schema["$ref"].as_str() {
+        let named = root.pointer(place.trim_start_matches('#')).unwrap();
+        return fits(root, named, value, at);
+    }
+    let choices = schema["anyOf"].as_array().or(schema["oneOf"].as_array());
+    if let Some(choices) = choices {
+        let fitting = choices.iter().filter(|choice| {
+            let quiet = std::panic::AssertUnwindSafe(|| fits(root, choice, value, at));
+            std::panic::catch_unwind(quiet).is_ok()
+        });
+        assert!(fitting.count() > 0, "{at}: {value} fits no choice");
+        return;
+    }
+    if let Some(only) = schema.get("const") {
+        assert_eq!(only, value, "{at}");
+    }
+    if let Some(known) = schema["enum"].as_array() {
+        assert!(known.contains(value), "{at}: {value}");
+    }
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::String(kind) => vec![kind],
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        _ => return,
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    assert!(
+        kinds.contains(&kind),
+        "{at}: {kind} is not one of {kinds:?}"
+    );
+    if let (Value::Array(items), Some(each)) = (value, schema.get("items")) {
+        for (nth, item) in items.iter().enumerate() {
+            fits(root, each, item, &format!("{at}/{nth}"));
+        }
+    }
+    if let (Value::Object(fields), Some(known)) = (value, schema["properties"].as_object()) {
+        for (name, field) in fields {
+            let shape = known
+                .get(name)
+                .unwrap_or_else(|| panic!("{at}: {name} is not described"));
+            fits(root, shape, field, &format!("{at}/{name}"));
+        }
+        for name in schema["required"].as_array().into_iter().flatten() {
+            assert!(
+                fields.contains_key(name.as_str().unwrap()),
+                "{at}: {name} is missing"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_printed_as_json_is_what_the_published_schema_describes() {
+    if !have(&TOOLS) {
+        return;
+    }
+    let schema = rehost_inspect::inspection_schema();
+    let scratch = tempfile::tempdir().unwrap();
+    let image = rpm_guest(scratch.path(), &archive(scratch.path(), "main", &["init"]));
+    let value = serde_json::to_value(look(&image).inspection).unwrap();
+    assert!(value["systems"][0]["findings"].as_array().unwrap().len() > 5);
+    fits(&schema, &schema, &value, "");
+}

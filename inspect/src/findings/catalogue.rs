@@ -123,6 +123,11 @@ pub const CATALOGUE: &[FindingKind] = &[
         "an encrypted volume is unlocked by hardware that does not move",
     ),
     entry(
+        "luks-hardware-token",
+        Owner,
+        "a LUKS2 token unlocks a volume with hardware or a server that does not move",
+    ),
+    entry(
         "lvm-devices-file",
         Owner,
         "LVM looks only at disks that it knows by the old machine's names",
@@ -246,6 +251,21 @@ pub const CATALOGUE: &[FindingKind] = &[
         "virtio-blacklisted",
         Owner,
         "the guest is told not to load a virtio driver",
+    ),
+    entry(
+        "volume-damaged",
+        Owner,
+        "a volume contradicts itself, or a part of it is missing",
+    ),
+    entry(
+        "volume-group-damaged",
+        Owner,
+        "a volume group contradicts itself, or a part of it is missing",
+    ),
+    entry(
+        "volume-locked",
+        Owner,
+        "an encrypted volume was not unlocked",
     ),
     entry(
         "volume-not-opened",

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{InitramfsFound, Place};
 
 /// How the guest boots.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct BootLoader {
     /// Which boot loader.
     pub kind: BootLoaderKind,
@@ -30,7 +31,7 @@ pub struct BootLoader {
 }
 
 /// An EFI system partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct EspFound {
     /// Where the guest has it: `/boot/efi`.
     pub path: String,
@@ -41,7 +42,7 @@ pub struct EspFound {
 }
 
 /// A unified kernel image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct UnifiedKernel {
     /// Its path in the guest.
     pub path: String,
@@ -66,7 +67,7 @@ pub struct UnifiedKernel {
 }
 
 /// Which boot loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootLoaderKind {
     /// GRUB 2.
@@ -97,7 +98,7 @@ impl fmt::Display for BootLoaderKind {
 }
 
 /// The firmware a guest was set up for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Firmware {
     /// PC BIOS: boot code in sector 0.
@@ -122,7 +123,7 @@ impl fmt::Display for Firmware {
 }
 
 /// One entry of a boot menu.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct BootEntry {
     /// Its title.
     pub title: String,
@@ -141,7 +142,7 @@ pub struct BootEntry {
 }
 
 /// A setting that a boot configuration is generated from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct BootSource {
     /// `GRUB_CMDLINE_LINUX`.
     pub key: String,

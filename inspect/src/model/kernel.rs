@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// One kernel.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Kernel {
     /// `uname -r`: the name of its module directory.
     pub version: String,
@@ -43,7 +44,7 @@ impl Kernel {
 }
 
 /// How a kernel has a driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DriverState {
     /// Compiled in (`modules.builtin`).
@@ -55,7 +56,7 @@ pub enum DriverState {
 }
 
 /// One driver of one kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DriverFound {
     /// Module name, underscores.
     pub name: &'static str,
@@ -67,7 +68,7 @@ pub struct DriverFound {
 }
 
 /// An initramfs file and what is inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct InitramfsFound {
     /// Path of the file.
     pub path: String,
@@ -92,7 +93,7 @@ pub struct InitramfsFound {
 }
 
 /// The program that made an initramfs, by what it left inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Generator {
     /// Debian's initramfs-tools.
@@ -120,7 +121,7 @@ impl fmt::Display for Generator {
 }
 
 /// One archive of an initramfs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SegmentFound {
     /// Byte offset in the file.
     pub offset: u64,
@@ -133,7 +134,7 @@ pub struct SegmentFound {
 }
 
 /// A file inside an initramfs that names a root or resume device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct InitramfsHint {
     /// Its path inside the archive: `conf/conf.d/resume`.
     pub path: String,

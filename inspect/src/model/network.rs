@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Place;
 
 /// A network interface that the configuration names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Interface {
     /// Its name in the guest; `None` where it is matched by something else.
     pub name: Option<String>,
@@ -36,7 +37,7 @@ pub struct Interface {
 }
 
 /// What an interface is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum InterfaceKind {
     /// A network card.
@@ -97,7 +98,7 @@ impl fmt::Display for InterfaceKind {
 }
 
 /// How an interface gets its address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AddressMethod {
     /// DHCP (or automatic).
@@ -109,7 +110,7 @@ pub enum AddressMethod {
 }
 
 /// The tool that reads a network configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkTool {
     /// `/etc/network/interfaces`.

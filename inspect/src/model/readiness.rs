@@ -1,14 +1,16 @@
 //! The readiness report: findings, who settles each, and what they come to.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, Serializer};
 
 use super::Place;
 use crate::findings::catalogue;
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Good to know.
@@ -53,13 +55,19 @@ impl Finding {
 }
 
 /// The finding, and who settles it, which follows from its name.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Shown<'a> {
+    /// How much it matters.
     severity: Severity,
+    /// Stable name, for policies.
     id: &'static str,
+    /// What is so, in one sentence.
     what: &'a str,
+    /// Where that is seen.
     evidence: &'a [Place],
+    /// What would settle it.
     fix: Option<&'a str>,
+    /// Who settles it.
     settled_by: SettledBy,
 }
 
@@ -77,8 +85,18 @@ impl Serialize for Finding {
     }
 }
 
+impl JsonSchema for Finding {
+    fn schema_name() -> Cow<'static, str> {
+        "Finding".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Shown::json_schema(generator)
+    }
+}
+
 /// Who settles a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SettledBy {
     /// `rehost migrate` and `rehost inject`, by an edit of their plan.
@@ -90,7 +108,7 @@ pub enum SettledBy {
 }
 
 /// Whether a machine is ready to move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Nothing stands against it.
@@ -102,7 +120,7 @@ pub enum Verdict {
 }
 
 /// What the findings come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Readiness {
     /// In one word.
     pub verdict: Verdict,

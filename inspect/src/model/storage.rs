@@ -1,11 +1,12 @@
 //! What lies between disks and filesystems, as configured.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{FilesystemRef, Place};
 
 /// One line of `/etc/crypttab`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct CryptMapping {
     /// Name of the plain side, below `/dev/mapper`.
     pub name: String,
@@ -22,7 +23,7 @@ pub struct CryptMapping {
 }
 
 /// One `ARRAY` of `mdadm.conf`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ArrayConfigured {
     /// As written: `/dev/md/0`.
     pub device: String,
@@ -37,7 +38,7 @@ pub struct ArrayConfigured {
 }
 
 /// device-mapper multipath.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Multipath {
     /// Whether its daemon is started.
     pub enabled: bool,
@@ -48,7 +49,7 @@ pub struct Multipath {
 }
 
 /// What keeps LVM from looking at disks that it does not know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LvmScope {
     /// Entries of `system.devices`, kind and name: `sys_wwid naa.6000c29…`.
     pub devices: Vec<(String, Place)>,

@@ -5,14 +5,18 @@ use std::fmt;
 use rehost_fs::Identity;
 use rehost_volume::Layout;
 use rehost_volume::stack::{Kind, Use};
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::shape;
+
 /// One disk.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct DiskFound {
     /// Size in bytes.
     pub size: u64,
     /// How it is divided.
+    #[schemars(with = "shape::Layout")]
     pub layout: Layout,
     /// Whose boot code is in sector 0: `GRUB`, `SYSLINUX`, `LILO`, `Windows`.
     pub boot_code: Option<&'static str>,
@@ -21,7 +25,7 @@ pub struct DiskFound {
 }
 
 /// What a partition holds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct FilesystemFound {
     /// Number of the partition on its disk; 0 for a disk without a table.
     pub volume: u32,
@@ -30,9 +34,10 @@ pub struct FilesystemFound {
 }
 
 /// One disk, partition or volume of the machine.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct VolumeFound {
     /// What it is.
+    #[schemars(with = "shape::Kind")]
     pub kind: Kind,
     /// What it is called on the command line: `2` of the first disk, `1:2` of the second, `vg/lv`,
     /// `md0`, `luks-UUID`.
@@ -48,6 +53,7 @@ pub struct VolumeFound {
     /// How it is made: a partition's type, an array's level, a logical volume's segment type.
     pub form: Option<String>,
     /// What other volumes use it for.
+    #[schemars(with = "Option<String>")]
     pub usage: Option<Use>,
     /// UUID of what it is used for: of the partition table, the physical volume, the array that
     /// it is a member of, the encrypted volume in it.
@@ -64,11 +70,11 @@ pub struct VolumeFound {
 }
 
 /// What the first blocks of a volume say it is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum Content {
     /// A filesystem that was opened.
-    Filesystem(Identity),
+    Filesystem(#[schemars(with = "shape::Identity")] Identity),
     /// A swap area, or a container of other volumes.
     Recognised {
         /// `swap`, `LVM2_member`, `crypto_LUKS`, …, as `blkid` prints it.
@@ -126,7 +132,7 @@ impl Content {
 }
 
 /// Names one volume of the machine.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct FilesystemRef {
     /// Index of the disk, in the order they were given; for a volume with a `name`, of the first
     /// disk that it lies on.
