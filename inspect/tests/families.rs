@@ -573,8 +573,12 @@ fn a_volume_that_only_a_token_unlocks_is_told_before_any_copy() {
 fn fits(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, at: &str) {
     use serde_json::Value;
     if let Some(place) = schema["$ref"].as_str() {
-        let named = root.pointer(place.trim_start_matches('#')).unwrap();
-        return fits(root, named, value, at);
+        let mut named = root.pointer(place.trim_start_matches('#')).unwrap().clone();
+        // What stands beside a reference holds as well.
+        for (name, shape) in schema["properties"].as_object().into_iter().flatten() {
+            named["properties"][name] = shape.clone();
+        }
+        return fits(root, &named, value, at);
     }
     let choices = schema["anyOf"].as_array().or(schema["oneOf"].as_array());
     if let Some(choices) = choices {
