@@ -1,6 +1,6 @@
 # Shared by the benchmarks: timing whole processes, and what to make of the times. Wants $bench, a folder
 # for its own files.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 # With --cold. In a virtual machine the hypervisor may take freed memory back at once; then whoever runs
 # first pays for getting it again. It is fetched here, outside the clock.

@@ -122,6 +122,6 @@ mod tests {
     fn a_range_past_the_end_is_refused() {
         let base: Arc<dyn Disk> =
             Arc::new(StorageDisk::new(Arc::new(Memory::new("b", vec![1; 9]))));
-        assert!(Blanked::new(base, vec![8..10]).is_err());
+        assert!(Blanked::new(base, std::iter::once(8..10).collect()).is_err());
     }
 }

@@ -277,7 +277,7 @@ fn a_finished_change_that_was_kept_is_taken_back() {
     let (path, before, file) = kept(folder.path());
     assert!(kept::refuse_second(&path).is_err());
     let undone = kept::undo(&path, &SameFolder).unwrap();
-    assert_eq!(undone.files, [path.clone()]);
+    assert_eq!(undone.files, std::slice::from_ref(&path));
     assert_eq!(fs::read(&path).unwrap(), before);
     assert!(!file.exists() && !Journal::name_for(&path).exists());
     kept::refuse_second(&path).unwrap();
