@@ -4,6 +4,7 @@
 //! booted (unless that was waived): a migration that would fail costs no copy.
 
 mod boots;
+mod machine;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -13,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use rehost_block::{Disk, Error, Result};
-use rehost_image::{Compression, Format};
+use rehost_image::Compression;
 use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
 use rehost_inspect::Guest;
 use rehost_inspect::model::GuestSystem;
@@ -24,11 +25,12 @@ use crate::hardware::Hardware;
 use crate::interrupt;
 use crate::proof::Booting;
 use crate::report::{Ending, Report, SourceDisk, Step, WrittenDisk};
-use crate::source::vmx::{self, Vm};
-use crate::target::libvirt::{DiskBus, Domain, DomainDisk, DomainNic, Firmware, domain_name};
+use crate::target::libvirt::{DiskBus, domain_name};
 use crate::unfinished::{Existing, Unfinished};
 use crate::voice::{Voice, bytes};
 use crate::write::{Writing, default_options, write_unnamed};
+
+use machine::{KVM, REPORT, domain, image_name, to_make};
 
 /// How far a migration goes.
 #[derive(Debug, Clone, Copy)]
@@ -379,23 +381,7 @@ impl Run<'_> {
         };
         let hardware = self.migration.hardware;
         if hardware.target.name != KVM {
-            let bus = hardware.boot_bus()?.title;
-            let macs: Vec<&str> = vm
-                .nics
-                .iter()
-                .filter_map(|nic| nic.mac.as_deref())
-                .collect();
-            self.voice.step(format_args!(
-                "The machine is yours to make: {} processors, {} MiB, its disks on {bus}, network \
-                 cards with the addresses it had ({}).",
-                vm.vcpus,
-                vm.memory_mib,
-                if macs.is_empty() {
-                    "none are known".to_owned()
-                } else {
-                    macs.join(", ")
-                }
-            ));
+            self.voice.step(to_make(vm, hardware.boot_bus()?));
             self.report.decided(
                 format!("no machine is described for {}", hardware.target.title),
                 "only libvirt domains are written",
@@ -413,63 +399,7 @@ impl Run<'_> {
 
     fn write_report(&self, folder: &Path) -> Result<()> {
         let path = folder.join(REPORT);
-        let mut json = serde_json::to_vec_pretty(&self.report)
-            .map_err(|error| Error::internal("report").because(error))?;
-        json.push(b'\n');
         self.voice.step(format_args!("Writing {}.", path.display()));
-        Unfinished::write(&path, Existing::Replace, &json)
+        Unfinished::write(&path, Existing::Replace, &self.report.to_json()?)
     }
-}
-
-/// The report's file name.
-const REPORT: &str = "report.json";
-
-/// The target that a machine is described for.
-const KVM: &str = rehost_inject::target::KVM.name;
-
-/// `NAME.qcow2` for the first disk, `NAME-1.qcow2` for the second, and so on.
-fn image_name(name: &str, nth: usize, format: Format) -> String {
-    if nth == 0 {
-        format!("{name}.{format}")
-    } else {
-        format!("{name}-{nth}.{format}")
-    }
-}
-
-/// The machine that the VM becomes.
-fn domain(vm: &Vm, name: String, bus: DiskBus, written: &[PathBuf]) -> Result<Domain> {
-    let firmware = match vm.firmware {
-        vmx::Firmware::Bios => Firmware::Bios,
-        vmx::Firmware::Efi => Firmware::Efi { secure_boot: false },
-        vmx::Firmware::EfiSecureBoot => Firmware::Efi { secure_boot: true },
-    };
-    let disks = written
-        .iter()
-        .map(|path| {
-            let path = path
-                .canonicalize()
-                .map_err(|error| Error::io("cannot be opened", error).in_file(path))?;
-            Ok(DomainDisk {
-                path,
-                format: Format::Qcow2,
-            })
-        })
-        .collect::<Result<_>>()?;
-    Ok(Domain {
-        name,
-        uuid: vm.uuid,
-        memory_mib: vm.memory_mib.get(),
-        vcpus: vm.vcpus.get(),
-        cores_per_socket: vm.cores_per_socket.get(),
-        firmware,
-        bus,
-        disks,
-        nics: vm
-            .nics
-            .iter()
-            .map(|nic| DomainNic {
-                mac: nic.mac.clone(),
-            })
-            .collect(),
-    })
 }

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use rehost_block::{Error, Result};
 use rehost_image::LayerDescription;
 use rehost_inject::apply::Ledger;
 use rehost_inject::plan::EditPlan;
@@ -130,6 +131,17 @@ impl Report {
             proof: None,
             steps: Vec::new(),
         }
+    }
+
+    /// The report as a file holds it.
+    ///
+    /// # Errors
+    /// Internal when it cannot be serialised.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::internal("report").because(error))?;
+        json.push(b'\n');
+        Ok(json)
     }
 
     /// Notes a decision.
