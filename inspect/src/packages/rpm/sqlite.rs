@@ -1,7 +1,7 @@
 //! SQLite databases: `rpmdb.sqlite` (RHEL 9, Fedora 33 and later, openSUSE).
 //!
 //! <https://www.sqlite.org/fileformat2.html>: table b-trees, records and overflow pages, with the pages
-//! of a write-ahead log that was not yet copied back laid over the file ([`wal`]). One table is
+//! of a write-ahead log that was not yet copied back laid over the file (`wal`). One table is
 //! read, in key order; no SQL, no indexes. Left out on purpose, refused by name: text in UTF-16,
 //! which rpm does not use.
 
