@@ -53,7 +53,7 @@ fn fresh_filesystems_are_named_as_blkid_names_them() {
         assert_eq!(kind.uuid, blkid(&path, "UUID"), "{tool}");
         assert_eq!(kind.label, blkid(&path, "LABEL"), "{tool}");
         match kind.name {
-            "ext2" | "ext4" | "vfat" | "xfs" => {
+            "ext2" | "ext4" | "vfat" | "xfs" | "btrfs" => {
                 assert_eq!(open(disk).unwrap().identity().kind, kind.name)
             }
             other => {
