@@ -203,3 +203,52 @@ pub trait FileSystemMut: FileSystem {
     /// Unsupported when there is no room for it in the inode or its one attribute block.
     fn set_xattr(&self, inode: Inode, name: &[u8], value: &[u8]) -> Result<()>;
 }
+
+/// What every writer has alike in its `impl FileSystem`: all but `identity` goes to the reader that its
+/// state holds, which `self.read()` locks.
+macro_rules! reads_from_state {
+    () => {
+        fn root(&self) -> $crate::Inode {
+            self.read().fs.root()
+        }
+
+        fn lookup(
+            &self,
+            dir: $crate::Inode,
+            name: &[u8],
+        ) -> rehost_block::Result<Option<$crate::Inode>> {
+            self.read().fs.lookup(dir, name)
+        }
+
+        fn read_dir(&self, dir: $crate::Inode) -> rehost_block::Result<Vec<$crate::DirEntry>> {
+            self.read().fs.read_dir(dir)
+        }
+
+        fn attributes(&self, inode: $crate::Inode) -> rehost_block::Result<$crate::Attributes> {
+            self.read().fs.attributes(inode)
+        }
+
+        fn read_at(
+            &self,
+            inode: $crate::Inode,
+            buf: &mut [u8],
+            offset: u64,
+        ) -> rehost_block::Result<usize> {
+            self.read().fs.read_at(inode, buf, offset)
+        }
+
+        fn read_link(&self, inode: $crate::Inode) -> rehost_block::Result<Vec<u8>> {
+            self.read().fs.read_link(inode)
+        }
+
+        fn stored(&self, inode: $crate::Inode) -> rehost_block::Result<Vec<$crate::Stored>> {
+            self.read().fs.stored(inode)
+        }
+
+        fn xattrs(&self, inode: $crate::Inode) -> rehost_block::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+            self.read().fs.xattrs(inode)
+        }
+    };
+}
+
+pub(crate) use reads_from_state;

@@ -261,6 +261,7 @@ impl Sample {
         let uuid = text
             .lines()
             .find_map(|line| line.strip_prefix("root filesystem: "))
+            .and_then(|root| root.rsplit(", ").next())
             .unwrap();
         let path = self.folder.join("guest.vmdk");
         let image = Image::open(&path, None, &SameFolder).unwrap();

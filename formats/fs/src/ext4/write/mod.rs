@@ -32,7 +32,7 @@ use super::features::{compat, incompat};
 use super::journal::Journal;
 use super::number::wide;
 use super::superblock::AT;
-use crate::{Attributes, DirEntry, FileSystem, FileSystemMut, Identity, Inode, Stored};
+use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// MMP sequence number of a filesystem that nobody uses.
 const MMP_CLEAN: u32 = 0xff4d_4d50;
@@ -195,37 +195,7 @@ impl FileSystem for Ext4Mut {
         self.read().fs.identity()
     }
 
-    fn root(&self) -> Inode {
-        self.read().fs.root()
-    }
-
-    fn lookup(&self, dir: Inode, name: &[u8]) -> Result<Option<Inode>> {
-        self.read().fs.lookup(dir, name)
-    }
-
-    fn read_dir(&self, dir: Inode) -> Result<Vec<DirEntry>> {
-        self.read().fs.read_dir(dir)
-    }
-
-    fn attributes(&self, inode: Inode) -> Result<Attributes> {
-        self.read().fs.attributes(inode)
-    }
-
-    fn read_at(&self, inode: Inode, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.read().fs.read_at(inode, buf, offset)
-    }
-
-    fn read_link(&self, inode: Inode) -> Result<Vec<u8>> {
-        self.read().fs.read_link(inode)
-    }
-
-    fn stored(&self, inode: Inode) -> Result<Vec<Stored>> {
-        self.read().fs.stored(inode)
-    }
-
-    fn xattrs(&self, inode: Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        self.read().fs.xattrs(inode)
-    }
+    crate::filesystem::reads_from_state!();
 }
 
 impl FileSystemMut for Ext4Mut {

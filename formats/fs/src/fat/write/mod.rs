@@ -27,7 +27,7 @@ use super::check::Survey;
 use super::entry::{ARCHIVE, READ_ONLY};
 use super::number::length;
 use super::{Fat, inode_at};
-use crate::{Attributes, DirEntry, FileSystem, FileSystemMut, Identity, Inode, Stored};
+use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// A FAT filesystem, open for writing.
 #[derive(Debug)]
@@ -129,37 +129,7 @@ impl FileSystem for FatMut {
         }
     }
 
-    fn root(&self) -> Inode {
-        self.read().fs.root()
-    }
-
-    fn lookup(&self, dir: Inode, name: &[u8]) -> Result<Option<Inode>> {
-        self.read().fs.lookup(dir, name)
-    }
-
-    fn read_dir(&self, dir: Inode) -> Result<Vec<DirEntry>> {
-        self.read().fs.read_dir(dir)
-    }
-
-    fn attributes(&self, inode: Inode) -> Result<Attributes> {
-        self.read().fs.attributes(inode)
-    }
-
-    fn read_at(&self, inode: Inode, buf: &mut [u8], offset: u64) -> Result<usize> {
-        self.read().fs.read_at(inode, buf, offset)
-    }
-
-    fn read_link(&self, inode: Inode) -> Result<Vec<u8>> {
-        self.read().fs.read_link(inode)
-    }
-
-    fn stored(&self, inode: Inode) -> Result<Vec<Stored>> {
-        self.read().fs.stored(inode)
-    }
-
-    fn xattrs(&self, inode: Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        self.read().fs.xattrs(inode)
-    }
+    crate::filesystem::reads_from_state!();
 }
 
 impl FileSystemMut for FatMut {
