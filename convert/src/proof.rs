@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rehost_block::{Disk, DiskMut, Error, File, Overlay, Result};
+use rehost_inspect::unified::Program;
 use rehost_inspect::{BootChoice, Guest};
 use rehost_runtime::{
     Bus, DirectBoot, Ended, Engine, EngineChoice, Limits, Machine, MachineDisk, Next, Start,
@@ -279,8 +280,7 @@ fn direct(guest: &Guest, name: &Path) -> Result<(BootChoice, DirectBoot)> {
                 .in_file(name)
         })
     };
-    let kernel = read(&choice.kernel)?;
-    let mut initrd = Vec::new();
+    let (kernel, mut initrd) = unpacked(read(&choice.kernel)?)?;
     for path in &choice.initrds {
         // Boot loaders join initramfs files at multiples of four bytes (kernel documentation,
         // "initramfs buffer format").
@@ -296,8 +296,67 @@ fn direct(guest: &Guest, name: &Path) -> Result<(BootChoice, DirectBoot)> {
     Ok((choice, boot))
 }
 
+/// Kernel and initramfs of a unified kernel image; any other kernel is itself, and has none. The
+/// command line inside is that of the boot entry already.
+fn unpacked(image: Vec<u8>) -> Result<(Vec<u8>, Vec<u8>)> {
+    // A kernel with an EFI stub is such a program too, and has no section of that name.
+    let program = match Program::parse(&image[..]) {
+        Ok(program) if program.is_unified() => program,
+        _ => return Ok((image, Vec::new())),
+    };
+    let mut initrd = Vec::new();
+    // systemd-stub(7): microcode comes before everything else.
+    for section in [".ucode", ".initrd"] {
+        initrd.resize(initrd.len().next_multiple_of(4), 0);
+        initrd.extend(program.read(&image[..], section)?.unwrap_or_default());
+    }
+    let kernel = program.read(&image[..], ".linux")?.unwrap_or_default();
+    Ok((kernel, initrd))
+}
+
 /// An overlay that ends with the process; what the booting guest writes goes there.
 fn throw_away(disk: Arc<dyn Disk>) -> Result<Arc<dyn DiskMut>> {
     let store = Arc::new(File::temporary(std::env::temp_dir())?);
     Ok(Arc::new(Overlay::new(disk, store)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An EFI program with `sections`, as the format says.
+    fn program(sections: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut file = vec![0u8; 0x400];
+        file[..2].copy_from_slice(b"MZ");
+        file[0x3c] = 0x80;
+        file[0x80..0x84].copy_from_slice(b"PE\0\0");
+        file[0x86] = sections.len() as u8;
+        file[0x94] = 240;
+        file[0x98..0x9a].copy_from_slice(&0x20bu16.to_le_bytes());
+        for (index, (name, content)) in sections.iter().enumerate() {
+            let at = 0x98 + 240 + index * 40;
+            let (from, len) = (file.len() as u32, content.len() as u32);
+            file[at..at + name.len()].copy_from_slice(name.as_bytes());
+            file[at + 8..at + 12].copy_from_slice(&len.to_le_bytes());
+            file[at + 16..at + 20].copy_from_slice(&len.to_le_bytes());
+            file[at + 20..at + 24].copy_from_slice(&from.to_le_bytes());
+            file.extend(*content);
+        }
+        file
+    }
+
+    #[test]
+    fn a_unified_image_is_booted_by_its_parts_and_any_other_kernel_as_it_is() {
+        let image = program(&[
+            (".initrd", b"ramfs"),
+            (".linux", b"kernel"),
+            (".ucode", b"micro"),
+        ]);
+        let (kernel, initrd) = unpacked(image).unwrap();
+        assert_eq!(kernel, b"kernel");
+        assert_eq!(initrd, b"micro\0\0\0ramfs");
+        for kernel in [program(&[(".text", b"code")]), b"plain".to_vec()] {
+            assert_eq!(unpacked(kernel.clone()).unwrap(), (kernel, Vec::new()));
+        }
+    }
 }
