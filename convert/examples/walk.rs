@@ -4,7 +4,7 @@
 //! disk, if not given) of a disk image with this program's own reader; `walk --directory DIRECTORY` reads a directory
 //! through the kernel. `scripts/walk-compare` compares the two.
 //!
-//! Columns, parted by tabs: path, type, mode, owner, group, names, size, device, time of the last
+//! Columns, parted by tabs: path, type, mode, owner, group, names, size, bytes on the disk, device, time of the last
 //! change, target of a link, SHA-256, extended attributes. What does not mean the same to every
 //! reader is `-`: names and size of directories. Left out are `system.*` attributes, which the kernel makes up
 //! from others, and `trusted.SGI_ACL_*`, from which it makes them.
@@ -18,7 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use rehost::browse::{Browse, Found};
+use rehost::browse::{At, Browse, Found};
 use rehost::guest::{ImageOptions, open_image};
 use rehost_block::{Error, Result};
 use rehost_fs::{Attributes, FileKind};
@@ -82,13 +82,14 @@ impl Line {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         writeln!(
             out,
-            "{}\t{kind}\t{:04o}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            "{}\t{kind}\t{:04o}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
             shown(path),
             at.mode,
             at.uid,
             at.gid,
             or_dash((!is_directory).then(|| at.links.to_string())),
             or_dash((at.kind == FileKind::Regular).then(|| at.size.to_string())),
+            at.allocated,
             or_dash(at.device.map(|(major, minor)| format!("{major}:{minor}"))),
             at.mtime,
             or_dash(self.link.as_deref().map(shown)),
@@ -125,7 +126,7 @@ fn hex(bytes: &[u8]) -> String {
 /// The filesystem of an image, by this program's reader.
 fn image_lines(image: &Path, volume: &str, out: &mut impl Write) -> Result<()> {
     let image = open_image(image, &ImageOptions::default())?;
-    let browse = Browse::open(&[image.disk()], &[], Some(volume))?;
+    let browse = Browse::open(&[image.disk()], &[], At::volume(volume))?;
     let top = browse.find(Path::new("/"))?;
     of_image(&top)?.print(b".", out)?;
     let mut left = vec![top];
@@ -238,6 +239,7 @@ fn of_host(path: &Path, meta: &Metadata) -> io::Result<Line> {
             uid: meta.uid(),
             gid: meta.gid(),
             size: meta.size(),
+            allocated: meta.blocks().saturating_mul(512),
             links: u32::try_from(meta.nlink()).unwrap_or(u32::MAX),
             mtime: meta.mtime(),
             device,

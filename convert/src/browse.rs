@@ -22,6 +22,26 @@ pub struct Browse {
     volumes: Volumes,
 }
 
+/// Which filesystem is meant, where not the guest with all that it mounts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct At<'a> {
+    /// The volume it is on.
+    pub volume: Option<&'a str>,
+    /// The Btrfs subvolume to show, as `mount -o subvol=` takes it, or `#` and its number.
+    pub subvolume: Option<&'a str>,
+}
+
+impl<'a> At<'a> {
+    /// What a mount of this volume without options shows.
+    #[must_use]
+    pub const fn volume(name: &'a str) -> Self {
+        Self {
+            volume: Some(name),
+            subvolume: None,
+        }
+    }
+}
+
 /// A file that was found.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -58,19 +78,25 @@ pub struct Listing {
 }
 
 impl Browse {
-    /// The files on the disks of a machine: of the volume called `volume` if one is named, else of
+    /// The files on the disks of a machine: of the volume or subvolume that `at` names, else of
     /// the guest on them, or of their only filesystem.
     ///
     /// # Errors
     /// Usage when there is no such volume, or neither a guest nor a lone filesystem; and as the
     /// filesystems.
-    pub fn open(disks: &[Arc<dyn Disk>], secrets: &[Secret], volume: Option<&str>) -> Result<Self> {
+    pub fn open(disks: &[Arc<dyn Disk>], secrets: &[Secret], at: At<'_>) -> Result<Self> {
         let volumes = Volumes::find(disks, secrets)?;
-        if let Some(name) = volume {
-            let found = volumes.named(name).ok_or_else(|| unknown(&volumes, name))?;
-            let fs = volumes.filesystem(found)?;
-            let at = found.at.clone();
-            let tree = GuestTree::new(OpenedFilesystem { at, fs });
+        let named = |name| volumes.named(name).ok_or_else(|| unknown(&volumes, name));
+        let opened = match (at.volume.map(named).transpose()?, at.subvolume) {
+            (volume, Some(subvolume)) => Some(volumes.subvolume(volume, subvolume)?),
+            (Some(found), None) => Some(OpenedFilesystem {
+                at: found.at.clone(),
+                fs: volumes.filesystem(found)?,
+            }),
+            (None, None) => None,
+        };
+        if let Some(opened) = opened {
+            let tree = GuestTree::new(opened);
             return Ok(Self { tree, volumes });
         }
         // A whole inspection is needed only where it has to choose between systems.

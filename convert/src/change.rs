@@ -16,7 +16,7 @@ use rehost_fs::{BtrfsMut, FileKind, FileSystem, FileSystemMut, Inode, Subvol};
 use rehost_inspect::model::FilesystemRef;
 use rehost_volume::stack::Stack;
 
-use crate::browse::{Browse, Found, join};
+use crate::browse::{At, Browse, Found, join};
 use crate::secrets::Secrets;
 
 /// Directories inside one another that are removed. Linux's own longest path has fewer.
@@ -45,12 +45,12 @@ pub enum New<'a> {
 }
 
 impl Changes {
-    /// Begins to change files on `disks`, which stay as they are: of the volume called `volume` if one
+    /// Begins to change files on `disks`, which stay as they are: of the volume or subvolume `at` if one
     /// is named, else of the guest on them.
     ///
     /// # Errors
     /// As [`Browse::open`].
-    pub fn begin(disks: &[Arc<dyn Disk>], secrets: &Secrets, volume: Option<&str>) -> Result<Self> {
+    pub fn begin(disks: &[Arc<dyn Disk>], secrets: &Secrets, at: At<'_>) -> Result<Self> {
         let overlays = disks
             .iter()
             .map(|disk| {
@@ -59,7 +59,7 @@ impl Changes {
             })
             .collect::<Result<_>>()?;
         Ok(Self {
-            browse: Browse::open(disks, secrets, volume)?,
+            browse: Browse::open(disks, secrets, at)?,
             overlays,
             secrets: Secrets::clone(secrets),
             writers: BTreeMap::new(),
@@ -188,10 +188,15 @@ impl Changes {
             )
             .hint("change the others in runs of their own"));
         }
-        let disk = self.disk(at)?;
-        let writer = match at.subvolume.as_deref().map(subvolume) {
-            None => rehost_fs::open_mut(disk),
-            Some(which) => BtrfsMut::open_many(vec![disk], which)
+        let members = self.browse.volumes().members(at);
+        let disks: Vec<Arc<dyn DiskMut>> = members
+            .into_iter()
+            .map(|member| self.disk(&member.at))
+            .collect::<Result<_>>()?;
+        let which = at.subvolume.as_deref().map(subvolume);
+        let writer = match (&disks[..], which) {
+            ([disk], None) => rehost_fs::open_mut(Arc::clone(disk)),
+            (_, which) => BtrfsMut::open_many(disks, which.unwrap_or(Subvol::Default))
                 .map(|fs| Arc::new(fs) as Arc<dyn FileSystemMut>),
         };
         let writer = writer.map_err(|error| error.in_file(at.to_string()))?;

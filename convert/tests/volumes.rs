@@ -16,27 +16,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::stacked::{MIB, ext4, partitioned, qemu_img, write};
 use common::{Ran, have, judge, run};
 use serde_json::Value;
 
-const MIB: usize = 1 << 20;
 const ROOT: &str = "11111111-2222-4333-8444-555555555555";
 const BOOT: &str = "66666666-7777-4888-8999-aaaaaaaaaaaa";
-
-/// An ext4 filesystem of so many KiB with what is in `tree`.
-fn ext4(scratch: &Path, tree: &Path, uuid: &str, label: &str, kib: usize) -> Vec<u8> {
-    let image = scratch.join(format!("{label}.ext4"));
-    judge(
-        Command::new("mke2fs")
-            .args([
-                "-q", "-F", "-t", "ext4", "-b", "1024", "-U", uuid, "-L", label, "-d",
-            ])
-            .arg(tree)
-            .arg(&image)
-            .arg(kib.to_string()),
-    );
-    fs::read(image).unwrap()
-}
 
 /// The files of a guest whose fstab names the root by `root`.
 fn root_tree(scratch: &Path, fstab: &str) -> PathBuf {
@@ -52,34 +37,6 @@ fn root_tree(scratch: &Path, fstab: &str) -> PathBuf {
     fs::write(tree.join("home/me/notes"), vec![b'n'; 5000]).unwrap();
     std::os::unix::fs::symlink("notes", tree.join("home/me/link")).unwrap();
     tree
-}
-
-/// `parts`, one after the other, each in a partition of a DOS table.
-fn partitioned(parts: &[(u8, &[u8])]) -> Vec<u8> {
-    let mut disk = vec![0; MIB];
-    disk[440..444].copy_from_slice(&0x1234_abcdu32.to_le_bytes());
-    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    for (nth, (kind, bytes)) in parts.iter().enumerate() {
-        let entry = 446 + nth * 16;
-        let first = u32::try_from(disk.len() / 512).unwrap();
-        let count = u32::try_from(bytes.len() / 512).unwrap();
-        disk[entry + 4] = *kind;
-        disk[entry + 8..entry + 12].copy_from_slice(&first.to_le_bytes());
-        disk[entry + 12..entry + 16].copy_from_slice(&count.to_le_bytes());
-        disk.extend_from_slice(bytes);
-        disk.resize(disk.len().next_multiple_of(MIB), 0);
-    }
-    disk
-}
-
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> String {
-    let path = folder.join(name);
-    fs::write(&path, bytes).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-fn qemu_img(args: &[&str]) {
-    judge(Command::new("qemu-img").args(args));
 }
 
 /// A machine of two disks: `/boot` on a partition; a volume group over another partition and the

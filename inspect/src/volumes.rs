@@ -19,7 +19,7 @@ use crate::device::Devices;
 use crate::model::{Content, DiskFound, FilesystemRef, Finding, Mount, Severity, VolumeFound};
 use crate::tree::OpenedFilesystem;
 use naming::{known, parent_table, place};
-use subvolumes::Pools;
+use subvolumes::{Pools, Shared};
 
 /// What holds other volumes or memory pages: recognised, never opened as a filesystem.
 const CONTAINERS: [&str; 5] = [
@@ -44,7 +44,7 @@ pub struct Volumes {
     /// What can be read of each of `found`.
     contents: Vec<Option<Arc<dyn Disk>>>,
     /// Btrfs filesystems, to be seen from other subvolumes.
-    btrfs: Vec<(FilesystemRef, Btrfs)>,
+    btrfs: Vec<Shared>,
     pub(crate) devices: Devices,
 }
 
@@ -243,7 +243,7 @@ impl Volumes {
             return Ok((content, None));
         }
         let opened = if kind.name == "btrfs" {
-            match pools.members(disk) {
+            match pools.led_by(disk) {
                 // Another member stands for all of them.
                 None => {
                     let content = Content::Recognised {
@@ -253,8 +253,12 @@ impl Volumes {
                     };
                     return Ok((content, None));
                 }
-                Some(members) => Btrfs::open_many(members).map(|fs| {
-                    self.btrfs.push((at.clone(), fs.clone()));
+                Some(pool) => Btrfs::open_many(pool.members.clone()).map(|fs| {
+                    self.btrfs.push(Shared {
+                        at: at.clone(),
+                        fs: fs.clone(),
+                        members: pool.places.clone(),
+                    });
                     let fs: Arc<dyn FileSystem> = Arc::new(fs);
                     fs
                 }),

@@ -85,7 +85,7 @@ pub enum Command {
     Ls(Ls),
     /// Show the files below a directory inside a disk image as a tree
     Tree(Tree),
-    /// Add up the lengths of the files below a directory inside a disk image
+    /// Add up the room that the files below a directory inside a disk image take
     Du(Du),
     /// Print a file inside a disk image
     Cat(Cat),

@@ -83,7 +83,7 @@ pub(super) fn run(args: &Cp) -> Result<Answer> {
 
 fn copy_out(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
     let (opened, secrets) = args.opening.machine(name, &args.place.more)?;
-    let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
+    let browse = Browse::open(&opened.disks(), &secrets, args.place.at())
         .map_err(|error| error.in_file(name))?;
     let mut target = PathBuf::from(&args.target);
     if target.is_dir() {

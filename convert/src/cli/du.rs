@@ -1,10 +1,10 @@
-//! `rehost du`: how much the files below a directory inside an image hold.
+//! `rehost du`: how much room the files below a directory inside an image take.
 //!
-//! Lengths are added up, and not the room that they take: that is what a copy of them needs at most,
-//! whatever filesystem it goes to. A file with several names counts once.
+//! As du(1): the blocks that are allocated, or lengths on request, which is what a copy of them needs at
+//! most, whatever filesystem it goes to. A file with several names counts once. JSON says both.
 
 use anyhow::Result;
-use rehost_fs::FileKind;
+use rehost_fs::{Attributes, FileKind};
 use serde::Serialize;
 
 use super::args::Du;
@@ -19,7 +19,38 @@ struct Sum {
     /// The path in hex, where it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     path_base16: Option<String>,
+    /// Lengths.
     bytes: u64,
+    /// The room that they take.
+    allocated: u64,
+}
+
+/// What is added up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Room {
+    bytes: u64,
+    allocated: u64,
+}
+
+impl Room {
+    fn of(file: &Attributes) -> Self {
+        // Devices have no length.
+        let bytes = match file.kind {
+            FileKind::Regular | FileKind::Symlink | FileKind::Directory => file.size,
+            _ => 0,
+        };
+        Self {
+            bytes,
+            allocated: file.allocated,
+        }
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            allocated: self.allocated.saturating_add(other.allocated),
+        }
+    }
 }
 
 /// Sums on their way.
@@ -32,7 +63,7 @@ struct Adding<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Du) -> Result<Answer> {
     let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
-    let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
+    let browse = Browse::open(&opened.disks(), &secrets, args.place.at())
         .map_err(|error| error.in_file(&args.image))?;
     let root = browse.find(&args.path)?;
     let attributes = root.fs.attributes(root.inode)?;
@@ -41,11 +72,12 @@ pub(super) fn run(args: &Du) -> Result<Answer> {
         walk: Walk::new(&browse),
         sums: Vec::new(),
     };
+    let own = Room::of(&attributes);
     match attributes.kind {
-        FileKind::Directory => adding.directory(&root, attributes.size, 0)?,
+        FileKind::Directory => adding.directory(&root, own, 0)?,
         _ => {
-            adding.tell(&root, attributes.size)?;
-            attributes.size
+            adding.tell(&root, own)?;
+            own
         }
     };
     let Adding { walk, sums, .. } = adding;
@@ -57,11 +89,11 @@ pub(super) fn run(args: &Du) -> Result<Answer> {
 }
 
 impl Adding<'_> {
-    /// Adds up a directory `depth` levels down, its own length included.
-    fn directory(&mut self, directory: &Found, own: u64, depth: usize) -> Result<u64> {
+    /// Adds up a directory `depth` levels down, its own room included.
+    fn directory(&mut self, directory: &Found, own: Room, depth: usize) -> Result<Room> {
         let mut sum = own;
         for entry in self.walk.go_into(directory, depth)? {
-            sum = sum.saturating_add(self.entry(&entry, depth + 1)?);
+            sum = sum.and(self.entry(&entry, depth + 1)?);
         }
         if self.is_shown(depth) {
             self.tell(directory, sum)?;
@@ -69,23 +101,18 @@ impl Adding<'_> {
         Ok(sum)
     }
 
-    fn entry(&mut self, entry: &Entry, depth: usize) -> Result<u64> {
-        let size = entry.attributes.size;
+    fn entry(&mut self, entry: &Entry, depth: usize) -> Result<Room> {
+        let own = Room::of(&entry.attributes);
         if entry.attributes.kind == FileKind::Directory {
-            return self.directory(&entry.found, size, depth);
+            return self.directory(&entry.found, own, depth);
         }
         if self.walk.is_again(entry) {
-            return Ok(0);
+            return Ok(Room::default());
         }
-        // Devices have no length.
-        let size = match entry.attributes.kind {
-            FileKind::Regular | FileKind::Symlink => size,
-            _ => 0,
-        };
         if self.args.all && self.is_shown(depth) {
-            self.tell(&entry.found, size)?;
+            self.tell(&entry.found, own)?;
         }
-        Ok(size)
+        Ok(own)
     }
 
     fn is_shown(&self, depth: usize) -> bool {
@@ -97,16 +124,21 @@ impl Adding<'_> {
         most.is_none_or(|most| depth <= most)
     }
 
-    fn tell(&mut self, found: &Found, bytes: u64) -> Result<()> {
+    fn tell(&mut self, found: &Found, room: Room) -> Result<()> {
         if self.args.json {
             let (path, path_base16) = output::both(&found.path);
             self.sums.push(Sum {
                 path,
                 path_base16,
-                bytes,
+                bytes: room.bytes,
+                allocated: room.allocated,
             });
             return Ok(());
         }
+        let bytes = match self.args.apparent_size || self.args.bytes {
+            true => room.bytes,
+            false => room.allocated,
+        };
         let shown = if self.args.human_readable {
             human(bytes)
         } else if self.args.bytes {

@@ -39,7 +39,7 @@ struct Content<'a> {
 /// Lists a directory, or one file.
 pub(super) fn ls(args: &Ls) -> Result<Answer> {
     let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
-    let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
+    let browse = Browse::open(&opened.disks(), &secrets, args.place.at())
         .map_err(|error| error.in_file(&args.image))?;
     if args.recursive {
         let top = browse.find(&args.path)?;
@@ -118,7 +118,7 @@ fn line(out: &mut Bulk, args: &Ls, entry: &Entry) -> Result<()> {
 /// Prints a file.
 pub(super) fn cat(args: &Cat) -> Result<Answer> {
     let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
-    let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
+    let browse = Browse::open(&opened.disks(), &secrets, args.place.at())
         .map_err(|error| error.in_file(&args.image))?;
     let file = browse.find(&args.path)?;
     let attributes = file.fs.attributes(file.inode)?;
@@ -219,6 +219,7 @@ mod tests {
                 uid: 0,
                 gid: 0,
                 size: 0,
+                allocated: 0,
                 links: 1,
                 mtime: 0,
                 device: None,

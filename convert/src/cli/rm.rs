@@ -27,7 +27,7 @@ pub(super) fn run(args: &Rm) -> Result<Answer> {
     decided(&args.destination, &args.image)?;
     let voice = args.reporting.voice();
     let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
-    let mut changes = Changes::begin(&opened.disks(), &secrets, args.place.volume.as_deref())
+    let mut changes = Changes::begin(&opened.disks(), &secrets, args.place.at())
         .map_err(|error| error.in_file(&args.image))?;
     let depth = if args.recursive {
         Depth::All

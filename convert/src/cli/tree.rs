@@ -45,7 +45,7 @@ struct Drawing<'a> {
 /// Runs the command.
 pub(super) fn run(args: &Tree) -> Result<Answer> {
     let (opened, secrets) = args.opening.machine(&args.image, &args.place.more)?;
-    let browse = Browse::open(&opened.disks(), &secrets, args.place.volume.as_deref())
+    let browse = Browse::open(&opened.disks(), &secrets, args.place.at())
         .map_err(|error| error.in_file(&args.image))?;
     let root = browse.find(&args.path)?;
     let attributes = root.fs.attributes(root.inode)?;

@@ -43,6 +43,8 @@ pub struct Attributes {
     pub gid: u32,
     /// Length in bytes.
     pub size: u64,
+    /// Bytes of the disk that it takes, as the kernel counts them (512 times `st_blocks`).
+    pub allocated: u64,
     /// Number of names.
     pub links: u32,
     /// Last change of content, seconds since 1970 (UTC).

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueHint};
 
 use super::{Opening, Reporting, Writing};
+use crate::browse::At;
 
 /// The other disks of a machine.
 #[derive(Debug, Clone, Args)]
@@ -23,9 +24,23 @@ pub struct Place {
     /// md0), or as its fstab would name it (/dev/sda2, /dev/mapper/vg-lv, UUID=...)
     #[arg(long, value_name = "VOLUME")]
     pub volume: Option<String>,
+    /// Look at this Btrfs subvolume: by its path, as `mount -o subvol=` takes it (@home; /: the top
+    /// one), or # and its number; of the only Btrfs where no --volume is given
+    #[arg(long, value_name = "SUBVOLUME")]
+    pub subvolume: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub more: MoreDisks,
+}
+
+impl Place {
+    /// Which filesystem that is.
+    pub(in crate::cli) fn at(&self) -> At<'_> {
+        At {
+            volume: self.volume.as_deref(),
+            subvolume: self.subvolume.as_deref(),
+        }
+    }
 }
 
 /// Where the changed disk goes.
@@ -157,7 +172,10 @@ pub struct Du {
     /// Sizes as 4.0K, 1.5M, instead of in KiB
     #[arg(short = 'h', long, conflicts_with = "bytes")]
     pub human_readable: bool,
-    /// Sizes in bytes, instead of in KiB
+    /// Add up the lengths of files, and not the room that they take on the disk
+    #[arg(long)]
+    pub apparent_size: bool,
+    /// Lengths in bytes, as du(1) has it: --apparent-size, and not in KiB
     #[arg(short, long)]
     pub bytes: bool,
     #[command(flatten)]

@@ -48,7 +48,7 @@ pub(super) fn copy(args: &Cp, name: &Path, path: &Path) -> Result<Answer> {
             .into());
     }
     let (opened, secrets) = args.opening.machine(name, &args.place.more)?;
-    let mut changes = Changes::begin(&opened.disks(), &secrets, args.place.volume.as_deref())
+    let mut changes = Changes::begin(&opened.disks(), &secrets, args.place.at())
         .map_err(|error| error.in_file(name))?;
     let mut target = path.to_owned();
     if changes.is_directory(path)? {

@@ -106,7 +106,8 @@ impl Node {
         Err(Error::usage(format!("inode {} is not {what}", self.number)))
     }
 
-    pub(super) fn attributes(&self) -> Result<Attributes> {
+    /// What `stat` says of it on a filesystem with sectors of `sector` bytes.
+    pub(super) fn attributes(&self, sector: u32) -> Result<Attributes> {
         let f = rehost_block::Fields::new(&self.raw, "inode item", self.place);
         let kind = self.kind()?;
         let rdev = f.u64_le(56)?;
@@ -121,6 +122,7 @@ impl Node {
             uid: f.u32_le(44)?,
             gid: f.u32_le(48)?,
             size: self.size,
+            allocated: rehost_block::round_up(f.u64_le(24)?, sector.into()),
             links: self.links,
             mtime: i64::from_le_bytes(f.array(136)?),
             device,

@@ -180,8 +180,16 @@ impl Btrfs {
     /// The number of the subvolume at `path`.
     fn subvolume_at(&self, path: &[u8]) -> Result<u64> {
         let wrong = |what: &str| {
+            let known = self.subvolumes().unwrap_or_default();
+            let names: Vec<String> = known
+                .iter()
+                .map(|one| match &*one.path {
+                    b"" => "/".to_owned(),
+                    path => String::from_utf8_lossy(path).into_owned(),
+                })
+                .collect();
             Error::usage(format!("{what} {}", String::from_utf8_lossy(path)))
-                .hint("name a path from the top subvolume, without links")
+                .hint(format!("there are: {}", names.join(", ")))
         };
         let mut at = self.root();
         for name in path.split(|byte| *byte == b'/') {
@@ -293,7 +301,8 @@ impl FileSystem for Btrfs {
     }
 
     fn attributes(&self, inode: Inode) -> Result<Attributes> {
-        self.node(inode)?.attributes()
+        let sector = self.volume.nodes.sb.sector;
+        self.node(inode)?.attributes(sector)
     }
 
     fn read_at(&self, inode: Inode, buf: &mut [u8], offset: u64) -> Result<usize> {

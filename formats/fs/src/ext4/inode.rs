@@ -149,7 +149,23 @@ impl Node {
         !self.has(flag::EXTENTS) && self.size < 60 && self.blocks == self.acl_blocks(block_size)
     }
 
-    pub(super) fn attributes(&self) -> Result<Attributes> {
+    /// Bytes of the disk that it takes. Linux counts a file's content in the inode as if it had blocks.
+    fn allocated(&self, kind: FileKind, block_size: u32) -> u64 {
+        let unit = if self.has(flag::HUGE_FILE) {
+            u64::from(block_size)
+        } else {
+            512
+        };
+        let inline = if kind == FileKind::Regular && self.has(flag::INLINE_DATA) {
+            rehost_block::round_up(self.size, 512)
+        } else {
+            0
+        };
+        self.blocks.saturating_mul(unit).saturating_add(inline)
+    }
+
+    /// What `stat` says of it on a filesystem with blocks of `block_size` bytes.
+    pub(super) fn attributes(&self, block_size: u32) -> Result<Attributes> {
         let f = self.fields();
         let kind = self.kind()?;
         let device = match kind {
@@ -178,6 +194,7 @@ impl Node {
             uid: join16(f.u16_le(0x2)?, f.u16_le(0x78)?),
             gid: join16(f.u16_le(0x18)?, f.u16_le(0x7a)?),
             size: self.size,
+            allocated: self.allocated(kind, block_size),
             links: u32::from(self.links),
             mtime,
             device,

@@ -259,7 +259,7 @@ impl FileSystem for Ext4 {
     }
 
     fn attributes(&self, inode: Inode) -> Result<Attributes> {
-        self.inode(inode)?.attributes()
+        self.inode(inode)?.attributes(self.sb.block_size)
     }
 
     fn read_at(&self, inode: Inode, buf: &mut [u8], offset: u64) -> Result<usize> {

@@ -158,6 +158,15 @@ impl Fat {
         }
     }
 
+    /// Bytes that a directory takes; none of one that cannot be read, which says why when it is listed.
+    fn directory_room(&self, inode: Inode) -> u64 {
+        let listing = self.dir_place(inode).and_then(|place| self.listing(place));
+        listing.map_or(0, |listing| {
+            let lens = listing.parts.iter().map(|(_, len)| *len);
+            lens.fold(0, u64::saturating_add)
+        })
+    }
+
     /// The entry of a regular file.
     fn regular(&self, inode: Inode) -> Result<(Short, u64)> {
         match self.node(inode)? {
@@ -295,6 +304,10 @@ impl FileSystem for Fat {
             uid: 0,
             gid: 0,
             size,
+            allocated: match kind {
+                FileKind::Directory => self.directory_room(inode),
+                _ => rehost_block::round_up(size, self.boot.cluster),
+            },
             links: 1,
             mtime,
             device: None,

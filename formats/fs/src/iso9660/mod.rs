@@ -305,6 +305,7 @@ impl FileSystem for Iso9660 {
             uid: node.rock.uid,
             gid: node.rock.gid,
             size: node.size(),
+            allocated: rehost_block::round_up(node.size(), 512),
             links: node.rock.links.max(1),
             mtime: node.rock.modified.unwrap_or(node.record.modified),
             device: node.rock.device.filter(|_| device),

@@ -55,6 +55,8 @@ pub(super) struct Directory {
 #[derive(Debug, Clone)]
 pub(super) struct File {
     pub(super) size: u64,
+    /// Bytes of it that are holes.
+    pub(super) sparse: u64,
     /// Byte offset of the first block on the disk.
     pub(super) start: u64,
     /// Number of a fragment block, and where the file's tail begins in it.
@@ -243,6 +245,7 @@ fn basic_file(raw: &mut Reader<'_>) -> Result<File> {
     let within = raw.u32()?;
     Ok(File {
         size: u64::from(raw.u32()?),
+        sparse: 0,
         start,
         fragment: fragment.map(|nth| (nth, within)),
         lengths: raw.0.place(),
@@ -252,13 +255,14 @@ fn basic_file(raw: &mut Reader<'_>) -> Result<File> {
 fn extended_file(raw: &mut Reader<'_>, links: &mut u32, xattr: &mut Option<u32>) -> Result<File> {
     let start = raw.u64()?;
     let size = raw.u64()?;
-    let _sparse = raw.u64()?;
+    let sparse = raw.u64()?;
     *links = raw.u32()?;
     let fragment = some(raw.u32()?);
     let within = raw.u32()?;
     *xattr = some(raw.u32()?);
     Ok(File {
         size,
+        sparse,
         start,
         fragment: fragment.map(|nth| (nth, within)),
         lengths: raw.0.place(),
@@ -280,6 +284,13 @@ impl Node {
             uid: self.uid,
             gid: self.gid,
             size,
+            // As Linux counts: content before it was packed, and nothing for the rest.
+            allocated: match &self.content {
+                Content::File(file) => {
+                    rehost_block::round_up(size.saturating_sub(file.sparse), 512)
+                }
+                _ => 0,
+            },
             links: self.links,
             mtime: i64::from(self.mtime),
             device,

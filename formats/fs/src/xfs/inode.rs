@@ -216,7 +216,18 @@ impl Node {
             .ok_or_else(|| self.corrupt("is longer than the inode that holds it"))
     }
 
-    pub(super) fn attributes(&self) -> Result<Attributes> {
+    /// How many names it has.
+    pub(super) fn links(&self) -> Result<u32> {
+        let f = self.fields();
+        if self.version == 1 {
+            Ok(u32::from(f.u16_be(6)?))
+        } else {
+            f.u32_be(16)
+        }
+    }
+
+    /// What `stat` says of it on a filesystem with blocks of `block_size` bytes.
+    pub(super) fn attributes(&self, block_size: u32) -> Result<Attributes> {
         let f = self.fields();
         let kind = self.kind()?;
         let device = if matches!(kind, FileKind::CharDevice | FileKind::BlockDevice) {
@@ -239,11 +250,8 @@ impl Node {
             uid: f.u32_be(8)?,
             gid: f.u32_be(12)?,
             size: self.size,
-            links: if self.version == 1 {
-                u32::from(f.u16_be(6)?)
-            } else {
-                f.u32_be(16)?
-            },
+            allocated: f.u64_be(64)?.saturating_mul(u64::from(block_size)),
+            links: self.links()?,
             mtime,
             device,
         })

@@ -187,7 +187,7 @@ impl FileSystem for Xfs {
     }
 
     fn attributes(&self, inode: Inode) -> Result<Attributes> {
-        self.node(inode.0)?.attributes()
+        self.node(inode.0)?.attributes(self.sb.block_size)
     }
 
     fn read_at(&self, inode: Inode, buf: &mut [u8], offset: u64) -> Result<usize> {

@@ -213,7 +213,7 @@ impl Change<'_> {
     /// Creates an empty directory.
     pub(super) fn create_dir(&mut self, dir: u64, name: &[u8], owner: Ownership) -> Result<Inode> {
         let parent = self.place_for(dir, name)?;
-        if parent.attributes()?.links >= MOST_LINKS {
+        if parent.links()? >= MOST_LINKS {
             return Err(Error::unsupported("directory has too many directories"));
         }
         let number = self.take_inode(self.home(dir))?;
