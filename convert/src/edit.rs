@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rehost_block::{Disk, DiskMut, Overlay, Result};
 use rehost_image::Secret;
-use rehost_inject::apply::{Ledger, Refusal, WritableDisk, apply, try_out};
+use rehost_inject::apply::{Ledger, Refusal, apply, try_out};
 use rehost_inject::plan::{EditPlan, NetworkCard, PlanOptions, plan as plan_edits};
 use rehost_inject::target::Target;
 use rehost_inspect::Guest;
@@ -42,7 +42,7 @@ pub fn edit(
     secrets: &[Secret],
 ) -> Result<Edited> {
     let overlays = overlays(disks);
-    let ledger = apply(plan, &writable(guest, &overlays), secrets)?;
+    let ledger = apply(plan, &guest.inspection, &writable(&overlays), secrets)?;
     Ok(Edited { overlays, ledger })
 }
 
@@ -64,7 +64,7 @@ pub fn plan(
     loop {
         let plan = plan_edits(&guest.inspection, guest.tree()?, target, &options)?;
         let overlays = overlays(disks);
-        let mut refusals = try_out(&plan, &writable(guest, &overlays), secrets)?;
+        let mut refusals = try_out(&plan, &guest.inspection, &writable(&overlays), secrets)?;
         refusals.retain(|new| {
             let known = |old: &Refusal| (&old.path, old.how) == (&new.path, new.how);
             !options.refusals.iter().any(known)
@@ -83,14 +83,10 @@ fn overlays(disks: &[Arc<dyn Disk>]) -> Vec<Arc<Overlay>> {
         .collect()
 }
 
-fn writable(guest: &Guest, overlays: &[Arc<Overlay>]) -> Vec<WritableDisk> {
+fn writable(overlays: &[Arc<Overlay>]) -> Vec<Arc<dyn DiskMut>> {
     overlays
         .iter()
-        .zip(&guest.inspection.disks)
-        .map(|(overlay, found)| WritableDisk {
-            disk: Arc::clone(overlay) as Arc<dyn DiskMut>,
-            layout: found.layout.clone(),
-        })
+        .map(|overlay| Arc::clone(overlay) as Arc<dyn DiskMut>)
         .collect()
 }
 

@@ -86,7 +86,8 @@ impl GuestFiles for GuestTree {
         Ok(Some(FoundFile {
             at,
             path: utf8(location.path)?,
-            plain: is_plain(fs, location.inode),
+            // Btrfs puts new content elsewhere, also where it fits.
+            plain: fs.identity().kind != "btrfs" && is_plain(fs, location.inode),
         }))
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rehost_block::{Disk, DiskMut, File, Overlay, StorageDisk};
-use rehost_inject::apply::{Ledger, WritableDisk, apply};
+use rehost_inject::apply::{Ledger, apply};
 use rehost_inject::plan::{EditPlan, How, NetworkCard, PlanOptions, plan};
 use rehost_inject::target::KVM;
 use rehost_inspect::{Guest, Options, inspect};
@@ -158,11 +158,8 @@ impl Machine {
     }
 
     fn apply(&self, plan: &EditPlan) -> rehost_block::Result<Ledger> {
-        let disks = [WritableDisk {
-            disk: self.overlay.clone(),
-            layout: self.guest.inspection.disks[0].layout.clone(),
-        }];
-        apply(plan, &disks, &[])
+        let disks = [self.overlay.clone() as Arc<dyn DiskMut>];
+        apply(plan, &self.guest.inspection, &disks, &[])
     }
 
     /// The edited disk as an image, and each of its partitions found clean by `e2fsck`; the

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rehost_block::{Disk, File, Overlay, StorageDisk};
-use rehost_inject::apply::{WritableDisk, apply};
+use rehost_block::{Disk, DiskMut, File, Overlay, StorageDisk};
+use rehost_inject::apply::apply;
 use rehost_inject::plan::{Change, How, NetworkCard, PlanOptions, plan};
 use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
@@ -70,11 +70,8 @@ fn convert(name: &str) -> Option<Vec<(String, How)>> {
     let edits = plan(&guest.inspection, guest.tree().unwrap(), &KVM, &options).unwrap();
     let planned = started.elapsed();
     let layout = guest.inspection.disks[0].layout.clone();
-    let disks = [WritableDisk {
-        disk: overlay.clone(),
-        layout: layout.clone(),
-    }];
-    let ledger = apply(&edits, &disks, &[]).unwrap();
+    let disks = [overlay.clone() as Arc<dyn DiskMut>];
+    let ledger = apply(&edits, &guest.inspection, &disks, &[]).unwrap();
     println!(
         "{name}: inspected {inspected:?}, planned {planned:?}, applied {:?}",
         started.elapsed()

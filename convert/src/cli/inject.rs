@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use rehost_block::Overlay;
 use rehost_image::Image;
 use rehost_inject::apply::Ledger;
 use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
@@ -50,8 +51,13 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     let voice = args.reporting.voice();
     let secrets = args.opening.keys.secrets()?;
     let opened = OpenedVm::open(&args.source, &[], &args.opening.options(&secrets))?;
-    let [image] = &opened.images[..] else {
-        anyhow::bail!("inject edits one image; migrate moves a VM of several disks");
+    let image = match &opened.images[..] {
+        [image] => image,
+        [first, _, ..] if args.in_place || args.editing.dry_run || args.target.is_none() => first,
+        _ => anyhow::bail!(
+            "inject writes one image; `rehost inject --in-place` edits a VM of several disks, and \
+             `rehost migrate` moves it"
+        ),
     };
     voice.step(format_args!(
         "Looking at the guest on {}.",
@@ -71,7 +77,12 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     let options = options(&args.editing, hardware, opened.vm.as_ref());
     let plan = plan(&guest, (&disks, &secrets), hardware.target, &options)?;
     if args.in_place && !args.editing.dry_run {
-        return in_place(args, image, &plan, &edit(&plan, &guest, &disks, &secrets)?);
+        return in_place(
+            args,
+            &opened,
+            &plan,
+            &edit(&plan, &guest, &disks, &secrets)?,
+        );
     }
     let Some(target) = args.target.as_deref().filter(|_| !args.editing.dry_run) else {
         if args.reporting.json {
@@ -109,28 +120,27 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
     Ok(Answer::Done)
 }
 
-/// Puts the edits into the image itself.
-fn in_place(args: &Inject, image: &Image, plan: &EditPlan, edited: &Edited) -> Result<Answer> {
+/// Puts the edits into the images themselves.
+fn in_place(args: &Inject, vm: &OpenedVm, plan: &EditPlan, edited: &Edited) -> Result<Answer> {
     let voice = args.reporting.voice();
     voice.step("Planned edits:");
     voice.detail(plan);
     let opener = opener(&args.opening.allow_paths)?;
-    let done = match edited.overlays.first() {
-        Some(overlay) if !plan.is_empty() => {
-            let done = inject(image, overlay, &opener, interrupt::flag()?)?;
-            voice.step(format_args!(
-                "Changed {} in place ({}). `rehost undo {0}` takes it back, as long as nothing else \
+    let overlays = edited.overlays.iter().map(|overlay| &**overlay);
+    let disks: Vec<(&Image, &Overlay)> = vm.images.iter().zip(overlays).collect();
+    let done = if plan.is_empty() {
+        voice.step("There is nothing to change.");
+        None
+    } else {
+        let done = inject(&disks, &opener, interrupt::flag()?)?;
+        voice.step(format_args!(
+            "Changed {} in place ({}). `rehost undo {0}` takes it back, as long as nothing else \
                  changes the image; {} can be deleted when it is to stay.",
-                done.image.display(),
-                bytes(done.bytes),
-                done.undo.display(),
-            ));
-            Some(done)
-        }
-        _ => {
-            voice.step("There is nothing to change.");
-            None
-        }
+            done.image.display(),
+            bytes(done.bytes),
+            done.undo.display(),
+        ));
+        Some(done)
     };
     if args.reporting.json {
         output::json(&InjectedInPlace {

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::args::Undo;
 use super::{Answer, output};
-use crate::guest::opener;
+use crate::guest::{is_vmx, opener};
+use crate::source::vmx;
 use crate::voice::bytes;
 
 /// The result as JSON.
@@ -23,22 +24,30 @@ struct Undone<'a> {
 pub(super) fn run(args: &Undo) -> Result<Answer> {
     let voice = args.reporting.voice();
     let opener = opener(&args.allow_paths)?;
-    let recovered = if left_over(&args.image)?.is_some() {
-        let recovered = recover(&args.image, &opener)?;
+    // A VM's disks change together, and what they held is kept beside the first of them.
+    let image = if is_vmx(&args.image) {
+        let vm = vmx::read(&args.image, &opener)?;
+        let first = vm.disks.into_iter().next().map(|disk| disk.path);
+        first.unwrap_or_else(|| args.image.clone())
+    } else {
+        args.image.clone()
+    };
+    let recovered = if left_over(&image)?.is_some() {
+        let recovered = recover(&image, &opener)?;
         voice.step(sentence(&recovered));
         recovered
     } else {
-        let recovered = kept::undo(&args.image, &opener)?;
+        let recovered = kept::undo(&image, &opener)?;
         voice.step(format_args!(
             "Took back the change of {} ({}).",
-            args.image.display(),
+            image.display(),
             bytes(recovered.bytes)
         ));
         recovered
     };
     if args.reporting.json {
         output::json(&Undone {
-            image: &args.image,
+            image: &image,
             files: &recovered.files,
             bytes: recovered.bytes,
         })?;
