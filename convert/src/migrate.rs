@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use rehost_block::{Disk, Error, Result};
 use rehost_image::Compression;
-use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
+use rehost_inject::plan::{EditPlan, FirstBoot, PlanOptions, SerialConsole};
 use rehost_inspect::Guest;
 use rehost_inspect::model::GuestSystem;
 
@@ -66,6 +66,10 @@ pub struct Migration<'a> {
     pub stop: Stop<'a>,
     /// Whether the guest gets a serial console for good.
     pub serial_console: SerialConsole,
+    /// What the guest does once, when it starts on its new hardware.
+    pub first_boot: FirstBoot,
+    /// Names of reasons against the boot that were accepted: what does not boot is copied nevertheless.
+    pub accepted: &'a [String],
     /// Whether the edited guest is booted before it is copied.
     pub preflight: Boots,
     /// Whether the written image is booted.
@@ -242,6 +246,7 @@ impl Run<'_> {
             serial_console: self.migration.serial_console,
             cards: self.report.vm.as_ref().map(cards).unwrap_or_default(),
             bus: hardware.bus,
+            first_boot: self.migration.first_boot.clone(),
             ..PlanOptions::default()
         };
         let plan = plan(guest, (disks, secrets), hardware.target, &options)?;
@@ -250,6 +255,15 @@ impl Run<'_> {
             self.voice.detail(&plan);
         }
         self.report.plan = Some(plan.clone());
+        let accepted = self.migration.accepted;
+        plan.bootable(accepted)
+            .map_err(|error| error.in_file(self.migration.source))?;
+        for note in plan.obstacles(&[]) {
+            self.report.decided(
+                format!("it is moved although {}", note.what),
+                format!("--accept {}", note.id),
+            );
+        }
         Ok(plan)
     }
 

@@ -11,3 +11,4 @@ pub mod initramfs;
 pub mod kmod;
 pub mod plan;
 pub mod target;
+pub mod unified;

@@ -4,15 +4,19 @@
 //! that was converted gives an empty one. Each rule has its file below this one.
 //!
 //! Left out on purpose: guest tools of other hypervisors are not removed (those that would get in the
-//! way are kept from starting), and nothing that would run a program of the guest is planned.
+//! way are kept from starting), and no program of the guest is run; what is asked for at its first boot
+//! it runs itself.
 
+mod blacklists;
 mod console;
 mod devices;
 mod drivers;
+mod first_boot;
 mod kernels;
 mod labels;
 mod lvm;
 mod network;
+mod obstacles;
 mod text;
 mod tools;
 mod types;
@@ -26,6 +30,7 @@ use rehost_inspect::model::GuestSystem;
 use crate::apply::Refusal;
 use crate::guest::GuestFiles;
 use crate::target::{Bus, Target};
+pub use first_boot::{FirstBoot, FirstBootFile};
 use text::TextChanges;
 pub use types::{Change, Digest, Edit, EditPlan, How, LineChange, Note, SCHEMA};
 
@@ -58,6 +63,8 @@ pub struct PlanOptions {
     pub cards: Vec<NetworkCard>,
     /// The bus of the machine's disks, one of the target's; all usual ones where it is not known.
     pub bus: Option<&'static Bus>,
+    /// What the guest does once, when it starts on its new hardware.
+    pub first_boot: FirstBoot,
     /// What the guest's filesystems were found not to take ([`crate::apply::try_out`]).
     pub refusals: Vec<Refusal>,
 }
@@ -93,15 +100,15 @@ impl Planner<'_> {
                 settled.push(edit);
                 continue;
             };
-            self.notes.push(Note {
-                severity: edit.weight(),
-                id: "file-not-writable",
-                what: format!(
+            self.notes.push(Note::new(
+                edit.weight(),
+                "file-not-writable",
+                format!(
                     "{} is not changed, because its filesystem does not take it ({}): {}",
                     edit.path, refusal.why, edit.reason
                 ),
-                evidence: edit.evidence,
-            });
+                edit.evidence,
+            ));
         }
         settled
     }
@@ -134,10 +141,13 @@ pub fn plan(
         names_inside: false,
     };
     let mut changes = TextChanges::default();
+    planner.note_findings();
     planner.rename_devices(&mut changes);
     planner.add_console(&mut changes)?;
     planner.widen_lvm_filters(&mut changes)?;
+    planner.allow_drivers(&mut changes)?;
     planner.loosen_udev_rules(&mut changes)?;
+    planner.start_by_inittab(&mut changes)?;
     let links = planner.name_interfaces()?;
     let initramfs = planner.rebuild_initramfs(&links)?;
     let mut edits = changes.into_edits(&mut planner)?;
@@ -145,7 +155,9 @@ pub fn plan(
     edits.extend(planner.write_gettys()?);
     edits.extend(planner.forget_lvm_devices()?);
     edits.extend(planner.disable_tools()?);
-    edits.extend(planner.add_fallback_loader(inspection)?);
+    edits.extend(planner.add_fallback_loader(inspection, &initramfs)?);
+    edits.extend(planner.prepare_first_boot()?);
+    let mut edits = planner.spare_verified(edits)?;
     edits.extend(planner.relabel(&edits)?);
     let mut edits = planner.settle(edits);
     edits.splice(..0, initramfs);

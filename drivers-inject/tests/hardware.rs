@@ -154,7 +154,10 @@ fn a_kernel_that_cannot_drive_the_bus_is_told_with_those_it_can() {
         (Severity::Problem, "kernel-lacks-driver")
     );
     assert!(note.what.contains("NVMe"), "{note}");
-    assert!(note.what.contains("virtio-blk, virtio-scsi"), "{note}");
+    let fix = note.fix.as_deref().unwrap();
+    assert!(fix.contains("virtio-blk, virtio-scsi"), "{note}");
+    assert!(note.stops_boot && plan.bootable(&[]).is_err());
+    assert!(plan.bootable(&["kernel-lacks-driver".into()]).is_ok());
     // No physical machine's disk either, of those that the made kernel has.
     let plan = planned(
         system(vec![kernel(&files)]),

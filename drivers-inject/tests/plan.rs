@@ -12,7 +12,7 @@ use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
     AddressMethod, DeviceRole, GuestSystem, Init, Interface, InterfaceKind, NetworkTool, Place,
-    Severity,
+    Severity, Verified,
 };
 use support::guest::{Folder, carry_out, entry, inspection, kernel, named, source, system};
 use support::{VERSION, have, pack, tree};
@@ -421,4 +421,103 @@ fn without_a_system_there_is_no_plan() {
     let files = Folder(folder.path().to_owned());
     let error = plan(&none, &files, &KVM, &PlanOptions::default()).unwrap_err();
     assert!(error.to_string().contains("two systems"), "{error}");
+}
+
+#[test]
+fn the_cards_of_a_bond_keep_their_names_though_only_the_bond_is_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    files.put("/etc/systemd/network/README", "");
+    let mut guest = system(Vec::new());
+    guest.init = Init::Systemd;
+    guest.network = vec![
+        Interface {
+            kind: InterfaceKind::Bond,
+            uses: vec!["ens192".into(), "ens224".into()],
+            ..interface(Some("bond0"), None, NetworkTool::Netplan)
+        },
+        Interface {
+            kind: InterfaceKind::Vlan,
+            uses: vec!["bond0".into()],
+            ..interface(Some("bond0.7"), None, NetworkTool::Netplan)
+        },
+    ];
+    let options = PlanOptions {
+        cards: vec![
+            card("00:0c:29:00:00:01", Some("ens192")),
+            card("00:0c:29:00:00:02", Some("ens224")),
+        ],
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest, &files, &options);
+    let paths: Vec<&str> = plan.edits.iter().map(|edit| edit.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "/etc/systemd/network/10-rehost-ens192.link",
+            "/etc/systemd/network/10-rehost-ens224.link",
+        ]
+    );
+}
+
+#[test]
+fn nothing_on_a_verified_filesystem_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    files.put("/etc/systemd/network/README", "");
+    let mut guest = system(Vec::new());
+    guest.init = Init::Systemd;
+    guest.network = vec![interface(
+        Some("ens192"),
+        None,
+        NetworkTool::SystemdNetworkd,
+    )];
+    guest.verified = vec![Verified {
+        point: "/".into(),
+        by: "roothash".into(),
+        place: Place::file("/boot/loader/entries/a.conf"),
+    }];
+    let options = PlanOptions {
+        cards: vec![card("00:0c:29:00:00:01", Some("ens192"))],
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest, &files, &options);
+    assert!(plan.is_empty(), "{plan}");
+    let stays = &plan.notes[0];
+    assert_eq!(stays.id, "verified-file-stays");
+    assert_eq!(
+        stays.evidence[0].path,
+        "/etc/systemd/network/10-rehost-ens192.link"
+    );
+    assert!(plan.bootable(&[]).is_ok(), "it boots as it is");
+}
+
+#[test]
+fn lines_that_forbid_the_new_drivers_become_comments_in_the_initramfs_too() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let lines = "# disks\nblacklist virtio_blk\ninstall virtio-net /bin/false\nblacklist floppy\n";
+    files.put("/etc/modprobe.d/local.conf", lines);
+    let initrd = tempfile::tempdir().unwrap();
+    tree(initrd.path(), "usr/lib", "", &|_| true);
+    let inside = Folder(initrd.path().to_owned());
+    inside.put("/usr/lib/systemd/systemd-udevd", "program");
+    inside.put("/etc/modprobe.d/local.conf", lines);
+    files.put(&format!("/boot/initrd.img-{VERSION}"), pack(initrd.path()));
+    let plan = planned(
+        system(vec![kernel(&files)]),
+        &files,
+        &PlanOptions::default(),
+    );
+    let changed =
+        "# disks\n# blacklist virtio_blk\n# install virtio-net /bin/false\nblacklist floppy\n";
+    let content = |path: &str| {
+        let edit = plan.edits.iter().find(|edit| edit.path == path).unwrap();
+        edit.content.to_vec()
+    };
+    assert_eq!(content("/etc/modprobe.d/local.conf"), changed.as_bytes());
+    let image = Initramfs::parse(content(&format!("/boot/initrd.img-{VERSION}"))).unwrap();
+    assert_eq!(image.text("etc/modprobe.d/local.conf").unwrap(), changed);
 }

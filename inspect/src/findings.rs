@@ -6,14 +6,21 @@ mod storage;
 
 use crate::device::{DeviceSpec, Devices};
 use crate::model::{
-    Architecture, DeviceRole, DriverState, Family, Finding, GuestSystem, InterfaceKind, Kernel,
-    NetworkTool, Place, Severity, UnifiedKernel,
+    Architecture, BootLoaderKind, DeviceRole, DriverState, Family, Finding, Generator, GuestSystem,
+    Init, InterfaceKind, Kernel, NetworkTool, Place, Severity, UnifiedKernel,
 };
 use crate::reader::Reader;
 
 /// Drivers without which no virtio disk appears, and those of which one is enough.
 const VIRTIO_BUS: &str = "virtio_pci";
 const VIRTIO_DISKS: [&str; 2] = ["virtio_blk", "virtio_scsi"];
+
+/// Tools whose services `migrate` keeps from starting.
+const KEPT_FROM_STARTING: [&str; 3] = [
+    "VMware Tools (tarball)",
+    "VirtualBox Guest Additions",
+    "Parallels Tools",
+];
 
 /// Adds the findings about `system` to `reader`.
 pub(crate) fn derive(reader: &Reader<'_>, devices: &Devices, system: &GuestSystem) {
@@ -44,11 +51,17 @@ fn release(reader: &Reader<'_>, system: &GuestSystem) {
             severity: Severity::Warning,
             id: "unknown-os",
             what: format!(
-                "{} ({}) is not a distribution whose rules are known",
-                system.os.pretty_name, system.os.id
+                "{} ({}) is not a distribution whose rules are known; what its files say is done all \
+                 the same{}",
+                system.os.pretty_name,
+                system.os.id,
+                match unknown_parts(system).as_slice() {
+                    [] => String::new(),
+                    parts => format!(", but nobody here knows {}", parts.join(", ")),
+                }
             ),
             evidence: vec![system.os.place.clone()],
-            fix: Some("it is treated by what its files say, not by its name".to_owned()),
+            fix: Some("read the plan, and have the edited guest booted before the copy".to_owned()),
         });
     }
     if let Some(other @ (Architecture::Aarch64 | Architecture::Other(_))) = system.architecture {
@@ -57,9 +70,33 @@ fn release(reader: &Reader<'_>, system: &GuestSystem) {
             id: "foreign-architecture",
             what: format!("the guest's programs are for {other}, not for x86"),
             evidence: vec![Place::file("/sbin/init")],
-            fix: None,
+            fix: Some("only its disks can be converted (`rehost convert`)".to_owned()),
         });
     }
+}
+
+/// What its files do not tell of a system, in words.
+fn unknown_parts(system: &GuestSystem) -> Vec<&'static str> {
+    let initramfs = |generator| {
+        let mut found = system
+            .kernels
+            .iter()
+            .filter_map(|kernel| kernel.initramfs.as_ref());
+        found.any(|found| found.error.is_none() && found.generator == generator)
+    };
+    [
+        (system.init == Init::Unknown, "what starts its services"),
+        (system.boot.kind == BootLoaderKind::None, "its boot loader"),
+        (
+            initramfs(Generator::Unknown),
+            "what made its initramfs, and will make the next one",
+        ),
+        (system.network.is_empty(), "how its network is set up"),
+        (system.packages.is_none(), "its packages"),
+    ]
+    .into_iter()
+    .filter_map(|(unknown, what)| unknown.then_some(what))
+    .collect()
 }
 
 fn virtio(reader: &Reader<'_>, kernel: &Kernel, unified: &[UnifiedKernel]) {
@@ -119,7 +156,7 @@ fn virtio(reader: &Reader<'_>, kernel: &Kernel, unified: &[UnifiedKernel]) {
         id: "initramfs-lacks-virtio",
         what,
         evidence: vec![evidence],
-        fix: Some("the modules that the guest has on disk are added".to_owned()),
+        fix: Some("adds the modules that the guest has on disk".to_owned()),
     });
 }
 
@@ -129,23 +166,34 @@ fn lacking_unified(reader: &Reader<'_>, kernel: &Kernel, image: &UnifiedKernel, 
     if image.initramfs.as_ref().is_some_and(|found| unread(&found)) {
         return;
     }
+    let lacks = format!(
+        "the unified image of kernel {} lacks {}: on a virtio disk it will not find its root",
+        kernel.version,
+        missing.join(" and ")
+    );
+    let forbidden = match (image.signature, image.measured) {
+        (Some(_), _) => Some("its signature forbids a change"),
+        (None, true) => Some("a TPM policy is bound to its content"),
+        (None, false) => None,
+    };
+    let (id, what, fix) = match forbidden {
+        Some(why) => (
+            "unified-kernel-lacks-virtio",
+            format!("{lacks}, and {why}"),
+            "build it again in the guest, with the virtio modules and signed as before",
+        ),
+        None => (
+            "initramfs-lacks-virtio",
+            lacks,
+            "adds the modules that the guest has on disk",
+        ),
+    };
     reader.find(Finding {
         severity: Severity::Problem,
-        id: "unified-kernel-lacks-virtio",
-        what: format!(
-            "the unified image of kernel {} lacks {}: on a virtio disk it will not find its root{}",
-            kernel.version,
-            missing.join(" and "),
-            if image.signature.is_some() {
-                ", and its signature forbids a change"
-            } else {
-                ""
-            }
-        ),
+        id,
+        what,
         evidence: vec![Place::file(&image.path)],
-        fix: Some(
-            "build it again in the guest, with the virtio modules and signed as before".to_owned(),
-        ),
+        fix: Some(fix.to_owned()),
     });
 }
 
@@ -168,12 +216,21 @@ fn device_names(reader: &Reader<'_>, system: &GuestSystem) {
             },
             None => name.place.clone(),
         };
+        // A line of text, in the guest or in its initramfs, can be changed.
+        let settled = name.stable.is_some() && name.place.line.is_some();
         let finding = Finding {
             severity,
-            id: "device-name",
+            id: if settled {
+                "device-name"
+            } else {
+                "device-name-stays"
+            },
             what: format!("{} depends on the disk's bus", name.name),
             evidence: Vec::new(),
-            fix: name.stable.as_ref().map(|stable| format!("use {stable}")),
+            fix: name.stable.as_ref().map(|stable| match settled {
+                true => format!("writes {stable} there"),
+                false => format!("use {stable} there in the guest"),
+            }),
         };
         let same = |other: &&mut Finding| {
             (other.severity, &other.what, &other.fix) == (severity, &finding.what, &finding.fix)
@@ -280,7 +337,7 @@ fn network(reader: &Reader<'_>, system: &GuestSystem) {
             ),
             evidence: vec![interface.place.clone()],
             fix: Some(format!(
-                "keep the MAC address, and give it the name {name} with a systemd .link file"
+                "keeps the MAC address, and the name {name} with it"
             )),
         });
     }
@@ -293,8 +350,15 @@ fn software(reader: &Reader<'_>, system: &GuestSystem) {
             (Severity::Note, "hypervisor-tools", what, None)
         } else {
             let what = format!("its services fail outside {}", tool.hypervisor);
-            let fix = "uninstall it in the guest, before or after the move".to_owned();
-            (Severity::Warning, "hypervisor-tools-fail", what, Some(fix))
+            let (id, fix) = if KEPT_FROM_STARTING.contains(&tool.name) {
+                ("hypervisor-tools-fail", "keeps them from starting")
+            } else {
+                (
+                    "hypervisor-agent-fails",
+                    "uninstall it in the guest, before or after the move",
+                )
+            };
+            (Severity::Warning, id, what, Some(fix.to_owned()))
         };
         reader.find(Finding {
             severity,

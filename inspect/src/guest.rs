@@ -236,6 +236,7 @@ fn look_at(
         init: system::init(&reader),
         root: root.at.clone(),
         kernels: kernels::find(&reader, &boot),
+        verified: system::verified(&reader, &boot.entries, &mounts),
         mounts,
         boot,
         crypttab: system::crypt_mappings(&reader, &devices),

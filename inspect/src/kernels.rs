@@ -106,12 +106,7 @@ pub(crate) fn find(reader: &Reader<'_>, loader: &BootLoader) -> Vec<Kernel> {
         }
         for image in &loader.unified {
             if image.version.as_deref() == Some(version.as_str()) {
-                // Its initramfs is no file that could be rebuilt, but what is in it counts.
-                let inside = kernel(Some(image.path.clone()), image.initramfs.clone());
-                kernels.push(Kernel {
-                    initramfs: None,
-                    ..inside
-                });
+                kernels.push(kernel(Some(image.path.clone()), image.initramfs.clone()));
             }
         }
         if kernels.len() == before {

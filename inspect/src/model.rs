@@ -28,7 +28,7 @@ pub use kernel::{
 pub(crate) use network::vlan_of;
 pub use network::{AddressMethod, Interface, InterfaceKind, NetworkTool};
 pub use readiness::{Finding, Readiness, SettledBy, Severity, Verdict};
-pub use storage::{ArrayConfigured, CryptMapping, LvmScope, Multipath};
+pub use storage::{ArrayConfigured, CryptMapping, LvmScope, Multipath, Verified};
 pub use volumes::{Content, DiskFound, FilesystemFound, FilesystemRef, VolumeFound};
 
 /// The version of this shape, as `schema` in the JSON.
@@ -136,6 +136,8 @@ pub struct GuestSystem {
     pub multipath: Option<Multipath>,
     /// What keeps LVM from looking at disks that it does not know.
     pub lvm: Option<LvmScope>,
+    /// The filesystems that dm-verity checks.
+    pub verified: Vec<Verified>,
     /// Every kernel that has a module directory or an image.
     pub kernels: Vec<Kernel>,
     /// How it boots.

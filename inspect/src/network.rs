@@ -5,6 +5,7 @@ mod ifupdown;
 mod naming;
 mod netplan;
 mod sections;
+mod wicked;
 mod yaml;
 
 use crate::model::{
@@ -20,6 +21,7 @@ pub(crate) fn find(reader: &Reader<'_>) -> Vec<Interface> {
     interfaces.extend(sections::network_manager(reader));
     interfaces.extend(sections::networkd(reader));
     interfaces.extend(ifcfg::read(reader));
+    interfaces.extend(wicked::read(reader));
     interfaces.extend(naming::read(reader));
     drivers(reader);
     interfaces.into_iter().map(completed).collect()
@@ -47,12 +49,24 @@ fn drivers(reader: &Reader<'_>) {
                     !name.is_empty() && !name.starts_with('?') && !name.starts_with('*')
                 });
                 if let Some(driver) = bound.filter(|name| !name.starts_with("virtio")) {
+                    // What names a card by its address as well can do without the driver.
+                    let (id, fix) = if statement.contains("{address}==") {
+                        (
+                            "network-driver-rule",
+                            "takes any driver for the same address",
+                        )
+                    } else {
+                        (
+                            "network-driver-match",
+                            "match by MAC address alone in the guest",
+                        )
+                    };
                     reader.find(Finding {
                         severity: Severity::Warning,
-                        id: "network-driver-match",
+                        id,
                         what: format!("holds only for a network card of the driver {driver}"),
                         evidence: vec![text.place(line)],
-                        fix: Some("match by MAC address alone in the guest".to_owned()),
+                        fix: Some(fix.to_owned()),
                     });
                 }
             }

@@ -338,7 +338,7 @@ fn damaged_and_oversized_files_become_findings_and_the_rest_is_read() {
     let scratch = tempfile::tempdir().unwrap();
     let image = disk(scratch.path(), |root, boot| {
         write(root, "etc/network/interfaces", vec![b'#'; 2 << 20]);
-        write(root, "etc/netplan/x.yaml", "network: &a\n");
+        write(root, "etc/netplan/x.yaml", "network: [\n");
         write(boot, "initrd.img-6.1.0-99-test", "no initramfs at all");
         fs::remove_file(boot.join("grub/grub.cfg")).unwrap();
     });

@@ -290,7 +290,7 @@ fn an_rpm_guest_tells_what_will_not_work_elsewhere_and_who_settles_it() {
         ("raid-not-found", Severity::Warning),
         ("virtio-blacklisted", Severity::Problem),
         ("multipath-in-use", Severity::Note),
-        ("network-driver-match", Severity::Warning),
+        ("network-driver-rule", Severity::Warning),
         ("hypervisor-tools", Severity::Note),
         ("hypervisor-tools-fail", Severity::Warning),
         ("selinux-enforcing", Severity::Note),
@@ -476,14 +476,16 @@ fn a_unified_image_on_a_partition_that_no_fstab_names_is_the_boot_entry() {
         kernel.image.as_deref(),
         Some("/efi/EFI/Linux/arch-linux.efi")
     );
-    assert!(kernel.initramfs.is_none() && !kernel.early("virtio_blk"));
+    let inside = kernel.initramfs.as_ref().unwrap();
+    assert_eq!(Some(&inside.path), kernel.image.as_ref());
+    assert!(!kernel.early("virtio_blk"));
     for (id, expected) in [
-        ("unified-kernel-lacks-virtio", Severity::Problem),
+        ("initramfs-lacks-virtio", Severity::Problem),
         ("uefi-entry-lost", Severity::Problem),
     ] {
         assert_eq!(severity(system, id), Some(expected), "{id}");
     }
-    assert_eq!(severity(system, "initramfs-lacks-virtio"), None);
+    assert_eq!(severity(system, "unified-kernel-lacks-virtio"), None);
 }
 
 #[test]

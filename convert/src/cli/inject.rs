@@ -1,12 +1,14 @@
 //! `rehost inject`: an edited copy of an image, or the image itself edited.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
-use rehost_block::Overlay;
+use rehost_block::{Error, Overlay};
 use rehost_image::Image;
 use rehost_inject::apply::Ledger;
-use rehost_inject::plan::{EditPlan, PlanOptions, SerialConsole};
+use rehost_inject::plan::{EditPlan, FirstBoot, FirstBootFile, PlanOptions, SerialConsole};
 use rehost_inject::target::{HYPERV, KVM, PHYSICAL, VMWARE};
 use rehost_inspect::model::GuestSystem;
 use serde::Serialize;
@@ -74,9 +76,13 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
         .and_then(GuestSystem::default_boot)
         .map_err(|error| error.in_file(&args.source))?;
     let hardware = hardware(args.hypervisor, &args.editing)?;
-    let options = options(&args.editing, hardware, opened.vm.as_ref());
+    let options = options(&args.editing, hardware, opened.vm.as_ref())?;
     let plan = plan(&guest, (&disks, &secrets), hardware.target, &options)?;
+    let bootable = plan
+        .bootable(&args.editing.accept)
+        .map_err(|error| error.in_file(&args.source));
     if args.in_place && !args.editing.dry_run {
+        bootable?;
         return in_place(
             args,
             &opened,
@@ -95,8 +101,10 @@ pub(super) fn run(args: &Inject) -> Result<Answer> {
         } else {
             output::line(&plan)?;
         }
+        bootable?;
         return Ok(Answer::Done);
     };
+    bootable?;
     voice.step("Planned edits:");
     voice.detail(&plan);
     let writing = writing(&args.writing, target, image.files())?;
@@ -165,13 +173,37 @@ pub(super) fn hardware(hypervisor: Hypervisor, args: &Editing) -> rehost_block::
 }
 
 /// The options as typed.
-fn options(args: &Editing, hardware: Hardware, vm: Option<&Vm>) -> PlanOptions {
-    PlanOptions {
+fn options(
+    args: &Editing,
+    hardware: Hardware,
+    vm: Option<&Vm>,
+) -> rehost_block::Result<PlanOptions> {
+    Ok(PlanOptions {
         serial_console: console(args),
         cards: vm.map(cards).unwrap_or_default(),
         bus: hardware.bus,
+        first_boot: first_boot(args)?,
         ..PlanOptions::default()
-    }
+    })
+}
+
+/// What the guest does when it first boots, read from the files as named.
+pub(super) fn first_boot(args: &Editing) -> rehost_block::Result<FirstBoot> {
+    let read = |path: &PathBuf| {
+        let content =
+            fs::read(path).map_err(|error| Error::io("cannot be read", error).in_file(path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok(FirstBootFile {
+            name: name.into_owned(),
+            content: Arc::new(content),
+        })
+    };
+    let all = |paths: &[PathBuf]| paths.iter().map(read).collect::<rehost_block::Result<_>>();
+    Ok(FirstBoot {
+        packages: all(&args.packages)?,
+        guest_agent: args.guest_agent.as_ref().map(read).transpose()?,
+        scripts: all(&args.first_boot)?,
+    })
 }
 
 /// `--console` as typed.

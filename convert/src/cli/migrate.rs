@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::args::Migrate;
-use super::inject::{console, hardware};
+use super::inject::{console, first_boot, hardware};
 use super::verify::booting;
 use super::{Answer, output};
 use crate::interrupt;
@@ -24,6 +24,8 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
             _ => Stop::AfterPlan,
         },
         serial_console: console(&args.editing),
+        first_boot: first_boot(&args.editing)?,
+        accepted: &args.editing.accept,
         preflight: if args.no_preflight {
             Boots::Skipped
         } else {
@@ -46,7 +48,8 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
     let (report, error) = migrate(&migration, voice);
     if args.reporting.json {
         output::json(&report)?;
-    } else if let (Ending::Planned, Some(plan)) = (report.ending, &report.plan) {
+    } else if let Some(plan) = report.plan.as_ref().filter(|_| args.editing.dry_run) {
+        // Also one that shows why the guest would not boot.
         output::line(plan)?;
     }
     match (error, report.ending) {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy knows `#[test]` functions, not what they share
 
 pub(crate) mod images;
+pub(crate) mod machine;
 pub(crate) mod stacked;
 
 use std::fs;

@@ -6,6 +6,7 @@ use rehost_fs::{FileKind, FileSystem, FileSystemMut, Inode};
 use rehost_inspect::initramfs::Initramfs;
 
 use crate::plan::{Change, Digest, Edit, How};
+use crate::unified::initramfs_of;
 
 /// An edit, and where its file is on the filesystem as it is open here.
 pub(super) struct Target<'a> {
@@ -139,7 +140,7 @@ pub(super) fn check_after(fs: &dyn FileSystem, target: &Target<'_>) -> Result<()
         return Err(Error::internal("the edited file reads back differently").mismatch(after, is));
     }
     if let Change::Initramfs { modules, .. } = &edit.change {
-        let initramfs = Initramfs::parse(content)?;
+        let initramfs = Initramfs::parse(initramfs_of(content)?)?;
         for module in modules {
             let size = initramfs
                 .read(module.path.as_bytes())

@@ -38,7 +38,10 @@ impl Planner<'_> {
                 .any(|w| w.starts_with("console=ttyS0"))
         };
         for entry in &self.system.boot.entries {
-            if entry.kernel.is_none() || has(&entry.command_line) {
+            // The command line inside a unified image is not a line of text.
+            let unified = &self.system.boot.unified;
+            let inside = unified.iter().any(|image| image.path == entry.place.path);
+            if entry.kernel.is_none() || has(&entry.command_line) || inside {
                 continue;
             }
             match self.system.boot.kind {

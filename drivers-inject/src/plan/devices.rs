@@ -97,14 +97,14 @@ fn unresolved(device: &DeviceName) -> Note {
         (Some(_), None) => "and has no name that does not depend on the bus",
         (Some(_), Some(_)) => "and is not written where it can be changed",
     };
-    Note {
+    Note::new(
         severity,
-        id: "device-name-stays",
-        what: format!(
+        "device-name-stays",
+        format!(
             "{} is {}, {why}; it stays as it is",
             device.name,
             what(device.role)
         ),
-        evidence: vec![device.place.clone()],
-    }
+        vec![device.place.clone()],
+    )
 }

@@ -47,7 +47,12 @@ impl ModuleTree {
 
 impl Planner<'_> {
     /// Says which of the target's drivers a kernel does not have at all.
-    pub(super) fn note_drivers(&mut self, kernel: &Kernel, modules: &str, tree: &ModuleTree) {
+    pub(super) fn note_drivers(
+        &mut self,
+        kernel: &Kernel,
+        modules: &str,
+        tree: &ModuleTree,
+    ) -> Result<()> {
         let place = || Some(Place::file(format!("{modules}/modules.dep")));
         if !self.buses.iter().any(|bus| tree.drives(bus)) {
             let others: Vec<&str> = self
@@ -56,21 +61,20 @@ impl Planner<'_> {
                 .filter(|bus| tree.drives(bus))
                 .map(|bus| bus.name)
                 .collect();
-            let instead = match others.as_slice() {
-                [] => String::new(),
-                _ => format!("; it has drivers for {}", others.join(", ")),
-            };
-            self.note(
-                Severity::Problem,
-                "kernel-lacks-driver",
-                format!(
-                    "kernel {} has no drivers for a disk on {} and will not find its root \
-                     there{instead}",
-                    kernel.version,
-                    self.hardware()
+            let fix = match others.as_slice() {
+                [] => "install a kernel in the guest that has them".to_owned(),
+                [first, ..] => format!(
+                    "it has drivers for {}: choose --disk-bus {first}",
+                    others.join(", ")
                 ),
-                place(),
+            };
+            let what = format!(
+                "kernel {} has no drivers for a disk on {} and will not find its root there",
+                kernel.version,
+                self.hardware()
             );
+            let dep = Place::file(format!("{modules}/modules.dep"));
+            self.obstacle(kernel, "kernel-lacks-driver", what, dep, fix)?;
         }
         if !self.target.network.iter().any(|name| tree.has(name)) {
             self.note(
@@ -83,23 +87,30 @@ impl Planner<'_> {
                 place(),
             );
         }
+        Ok(())
     }
 
     /// Says when a kernel that boots without an initramfs cannot find its disk.
-    pub(super) fn note_without_initramfs(&mut self, kernel: &Kernel, tree: &ModuleTree) {
+    pub(super) fn note_without_initramfs(
+        &mut self,
+        kernel: &Kernel,
+        tree: &ModuleTree,
+    ) -> Result<()> {
         let builtin = |bus: &Bus| bus.drivers.iter().all(|name| tree.is_builtin(name));
-        if kernel.image.is_some() && !self.buses.iter().any(builtin) {
-            self.note(
-                Severity::Problem,
-                "kernel-without-initramfs",
-                format!(
-                    "kernel {} has no initramfs, and the drivers of {} are not built in",
-                    kernel.version,
-                    self.hardware()
-                ),
-                kernel.image.as_ref().map(Place::file),
-            );
+        let Some(image) = &kernel.image else {
+            return Ok(());
+        };
+        if self.buses.iter().any(builtin) {
+            return Ok(());
         }
+        let what = format!(
+            "kernel {} has no initramfs, and the drivers of {} are not built in",
+            kernel.version,
+            self.hardware()
+        );
+        let fix = "make one in the guest, with the drivers, and have the boot loader load it";
+        let place = Place::file(image);
+        self.obstacle(kernel, "kernel-without-initramfs", what, place, fix)
     }
 
     /// The target for people, with its bus where one was named.

@@ -2,14 +2,16 @@
 //!
 //! Every kernel, not only the default: it costs seconds and keeps the other entries of the boot menu
 //! useful. A kernel that has a driver built in or in its initramfs already needs nothing. Images for
-//! kdump are left alone and reported: they start on a running machine's disks.
+//! kdump are left alone and reported: they start on a running machine's disks. An initramfs inside a
+//! unified kernel image is changed there, unless a signature or a TPM policy forbids it.
 
 use std::collections::BTreeMap;
 
-use rehost_block::Result;
+use rehost_block::{Error, Kind, Result};
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{Generator, InitramfsFound, Kernel, Place, Severity};
 use rehost_inspect::modules::ModuleName;
+use rehost_inspect::unified::Program;
 
 use super::drivers::ModuleTree;
 use super::network::Link;
@@ -17,6 +19,10 @@ use super::{Change, Edit, How, Note, Planner};
 use crate::guest::FoundFile;
 use crate::initramfs::{Loading, Override, Rebuilt, Unpackers, Wanted, rebuild};
 use crate::target::Bus;
+use crate::unified::{INITRD, sealed, with_initrd};
+
+/// What rebuilds an initramfs in the guest, for people.
+const REBUILD: &str = "rebuild it in the guest with the target's drivers";
 
 impl Planner<'_> {
     /// An edit for each initramfs that lacks something.
@@ -37,21 +43,18 @@ impl Planner<'_> {
                 continue;
             };
             let tree = ModuleTree::read(self.files, modules)?;
-            self.note_drivers(kernel, modules, &tree);
+            self.note_drivers(kernel, modules, &tree)?;
             let Some(found) = &kernel.initramfs else {
-                self.note_without_initramfs(kernel, &tree);
+                self.note_without_initramfs(kernel, &tree)?;
                 continue;
             };
             if let Some(error) = &found.error {
-                self.note(
-                    Severity::Problem,
-                    "initramfs-unreadable",
-                    format!(
-                        "the initramfs of kernel {} cannot be read: {error}",
-                        kernel.version
-                    ),
-                    Some(Place::file(&found.path)),
+                let what = format!(
+                    "the initramfs of kernel {} cannot be read: {error}",
+                    kernel.version
                 );
+                let place = Place::file(&found.path);
+                self.obstacle(kernel, "initramfs-unreadable", what, place, REBUILD)?;
                 continue;
             }
             match owners.get(&found.path) {
@@ -86,7 +89,36 @@ impl Planner<'_> {
         else {
             return Ok(None);
         };
-        let old = Initramfs::parse(content).map_err(|error| error.in_file(&found.path))?;
+        let in_file = |error: Error| error.in_file(&found.path);
+        if let Some(inner) = &found.squashed {
+            let what = format!(
+                "most of the initramfs of kernel {} is packed into {inner} inside it, where no module \
+                 can be added",
+                kernel.version
+            );
+            let fix = "rebuild it in the guest with `dracut --force --no-hostonly --omit squash`";
+            self.obstacle(
+                kernel,
+                "initramfs-squashed",
+                what,
+                Place::file(&found.path),
+                fix,
+            )?;
+            return Ok(None);
+        }
+        let unified = &self.system.boot.unified;
+        let program = match unified.iter().any(|image| image.path == found.path) {
+            true => Some(Program::parse(&content[..]).map_err(in_file)?),
+            false => None,
+        };
+        let inner = match &program {
+            Some(program) => program.read(&content[..], INITRD).map_err(in_file)?,
+            None => Some(content.clone()),
+        };
+        let Some(inner) = inner else {
+            return Ok(None);
+        };
+        let old = Initramfs::parse(inner).map_err(in_file)?;
         if let Some(at) = old.garbage() {
             self.note(
                 Severity::Note,
@@ -112,6 +144,7 @@ impl Planner<'_> {
             None => None,
         };
         overrides.extend(self.lvm_inside(&old));
+        overrides.extend(self.allowed_inside(&old)?);
         let mut built = None;
         for (buses, optional) in self.loads() {
             let names = |list: &[&str]| -> Vec<ModuleName> {
@@ -126,10 +159,14 @@ impl Planner<'_> {
             };
             let files = self.files;
             let read = |path: &str| files.read(&format!("{modules}/{path}"));
-            let Some(next) =
-                rebuild(&old, &wanted, &read).map_err(|error| error.in_file(&found.path))?
-            else {
-                return Ok(None);
+            let next = match rebuild(&old, &wanted, &read) {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(None),
+                Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Corrupt) => {
+                    self.note_not_rebuilt(kernel, found, &error)?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(in_file(error)),
             };
             let takes = self.takes(&found.path, &file, next.fits);
             built = Some(next);
@@ -140,10 +177,34 @@ impl Planner<'_> {
         let Some(built) = built else {
             return Ok(None);
         };
+        if let Some(why) = program.as_ref().and_then(sealed) {
+            self.note_sealed(kernel, found, &built, why)?;
+            return Ok(None);
+        }
+        if self.is_verified(&file.at)? {
+            let what = format!(
+                "the initramfs of kernel {} is on a filesystem that dm-verity checks, and gets nothing",
+                kernel.version
+            );
+            let fix = "build the image for the new hardware where it is built";
+            self.obstacle(kernel, "verity-root", what, Place::file(&found.path), fix)?;
+            return Ok(None);
+        }
         self.note_loading(kernel, found, &built);
         let Some(how) = self.takes(&found.path, &file, built.fits) else {
-            self.note_no_room(kernel, found, &built);
+            self.note_no_room(kernel, found, &built)?;
             return Ok(None);
+        };
+        let after = match program {
+            Some(_) => match with_initrd(&content, &built.content) {
+                Ok(image) => image,
+                Err(error) if error.kind() == Kind::Unsupported => {
+                    self.note_not_rebuilt(kernel, found, &error)?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(in_file(error)),
+            },
+            None => built.content,
         };
         let reason = match built.added.first() {
             Some(_) => format!(
@@ -168,7 +229,7 @@ impl Planner<'_> {
         let mut edit = Edit::of_file(
             &found.path,
             file,
-            (old.file(), built.content),
+            (&content, after),
             change,
             (reason, evidence),
         );
@@ -199,24 +260,78 @@ impl Planner<'_> {
             .find(|how| self.refusal(path, *how).is_none())
     }
 
-    fn note_no_room(&mut self, kernel: &Kernel, found: &InitramfsFound, built: &Rebuilt) {
+    fn note_not_rebuilt(
+        &mut self,
+        kernel: &Kernel,
+        found: &InitramfsFound,
+        error: &Error,
+    ) -> Result<()> {
+        let what = format!(
+            "the initramfs of kernel {} cannot be given drivers: {error}",
+            kernel.version
+        );
+        let place = Place::file(&found.path);
+        self.obstacle(kernel, "initramfs-not-rebuilt", what, place, REBUILD)
+    }
+
+    /// A unified image that must stay as it is, and lacks something.
+    fn note_sealed(
+        &mut self,
+        kernel: &Kernel,
+        found: &InitramfsFound,
+        built: &Rebuilt,
+        why: &str,
+    ) -> Result<()> {
+        let image = self.system.boot.unified.iter();
+        let signed = image
+            .filter(|image| image.path == found.path)
+            .any(|image| image.signature.is_some());
+        let id = if signed {
+            "unified-kernel-signed"
+        } else {
+            "unified-kernel-measured"
+        };
+        let place = Place::file(&found.path);
+        if built.added.is_empty() {
+            let what = format!(
+                "the unified image of kernel {} names what the new machine calls otherwise, and stays \
+                 as it is: {why}",
+                kernel.version
+            );
+            self.note(Severity::Warning, id, what, Some(place));
+            return Ok(());
+        }
+        let what = format!(
+            "the unified image of kernel {} lacks drivers that find its root filesystem on {}, and \
+             stays as it is: {why}",
+            kernel.version,
+            self.hardware()
+        );
+        let fix = "build it again in the guest, with the drivers and signed as before";
+        self.obstacle(kernel, id, what, place, fix)
+    }
+
+    fn note_no_room(
+        &mut self,
+        kernel: &Kernel,
+        found: &InitramfsFound,
+        built: &Rebuilt,
+    ) -> Result<()> {
         let why = [How::Allocate, How::Overwrite]
             .into_iter()
             .find_map(|how| self.refusal(&found.path, how))
             .map_or_else(String::new, |refusal| refusal.why.clone());
-        self.note(
-            Severity::Problem,
-            "initramfs-not-writable",
-            format!(
-                "the initramfs of kernel {} needs {} bytes and has {}, and its filesystem cannot \
-                 give it more ({why}); rebuild it in the guest with the drivers of {}",
-                kernel.version,
-                built.packed,
-                found.size,
-                self.hardware()
-            ),
-            Some(Place::file(&found.path)),
+        let what = format!(
+            "the initramfs of kernel {} needs {} bytes and has {}, and its filesystem cannot give it \
+             more ({why})",
+            kernel.version, built.packed, found.size,
         );
+        let fix = format!(
+            "make room there, or rebuild it in the guest with the drivers of {}",
+            self.hardware()
+        );
+        let place = Place::file(&found.path);
+        self.obstacle(kernel, "initramfs-not-writable", what, place, fix)
     }
 
     fn note_loading(&mut self, kernel: &Kernel, found: &InitramfsFound, built: &Rebuilt) {
@@ -256,11 +371,11 @@ impl Planner<'_> {
         what: String,
         evidence: Option<Place>,
     ) {
-        self.notes.push(Note {
+        self.notes.push(Note::new(
             severity,
             id,
             what,
-            evidence: evidence.into_iter().collect(),
-        });
+            evidence.into_iter().collect(),
+        ));
     }
 }

@@ -23,7 +23,7 @@ const DEVICES: &str = "/etc/lvm/devices/system.devices";
 const OFF: &str = "devices {\n\tuse_devicesfile = 0\n}\n";
 
 /// Identities of a disk that it has on its old machine alone.
-const MACHINES_OWN: [&str; 8] = [
+const MACHINES_OWN: [&str; 9] = [
     "sys_wwid",
     "sys_serial",
     "mpath_uuid",
@@ -32,6 +32,7 @@ const MACHINES_OWN: [&str; 8] = [
     "scsi_t10",
     "wwid_naa",
     "wwid_eui",
+    "wwid_t10",
 ];
 
 /// An addition to a filter.

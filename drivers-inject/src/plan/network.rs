@@ -96,6 +96,17 @@ impl Planner<'_> {
                 names.push((name, interface));
             }
         }
+        // What a bond, bridge or VLAN is made of need not be configured by itself.
+        for interface in network {
+            for name in interface.uses.iter().filter(|name| is_card(name)) {
+                let own = network.iter().any(|other| {
+                    other.kind != InterfaceKind::Ethernet && other.name.as_ref() == Some(name)
+                });
+                if !own && !names.iter().any(|(other, _)| other == name) {
+                    names.push((name, interface));
+                }
+            }
+        }
         let mut links: Vec<Link> = Vec::new();
         let mut cards: Vec<NetworkCard> = self.options.cards.clone();
         cards.retain(|card| is_mac(&card.mac));
@@ -133,33 +144,37 @@ impl Planner<'_> {
             }
         } else if !names.is_empty() {
             let list: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
-            self.notes.push(Note {
-                severity: Severity::Warning,
-                id: "interface-name-not-pinned",
-                what: format!(
+            self.notes.push(Note::new(
+                Severity::Warning,
+                "interface-name-not-pinned",
+                format!(
                     "no card of the machine is known for {}; the name may change and its \
                      configuration with it go unused",
                     list.join(", ")
                 ),
-                evidence: names
+                names
                     .iter()
                     .map(|(_, interface)| interface.place.clone())
                     .collect(),
-            });
+            ));
         }
         links.retain(|link| !pinned(&link.mac));
         if !links.is_empty() && self.naming()? == Naming::Nobody {
+            // The kernel calls a machine's only card so, whatever it is.
+            if links.len() == 1 && links[0].name == "eth0" && known.len() < 2 {
+                return Ok(Vec::new());
+            }
             let list: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
-            self.notes.push(Note {
-                severity: Severity::Warning,
-                id: "interface-name-not-pinned",
-                what: format!(
+            self.notes.push(Note::new(
+                Severity::Warning,
+                "interface-name-not-pinned",
+                format!(
                     "the guest has no udev that names cards by their address, so {} may be called \
                      otherwise and its configuration go unused",
                     list.join(", ")
                 ),
-                evidence: links.into_iter().flat_map(|link| link.evidence).collect(),
-            });
+                links.into_iter().flat_map(|link| link.evidence).collect(),
+            ));
             return Ok(Vec::new());
         }
         Ok(links)
@@ -254,16 +269,16 @@ impl Planner<'_> {
                 continue;
             }
             if self.names_inside && self.refusal(&path, How::Create).is_some() {
-                self.notes.push(Note {
-                    severity: Severity::Warning,
-                    id: "interface-name-in-initramfs",
-                    what: format!(
+                self.notes.push(Note::new(
+                    Severity::Warning,
+                    "interface-name-in-initramfs",
+                    format!(
                         "the initramfs alone keeps the name {}, because the filesystem cannot take \
                          {path}; create that file before the initramfs is built anew",
                         link.name
                     ),
-                    evidence: link.evidence.clone(),
-                });
+                    link.evidence.clone(),
+                ));
                 continue;
             }
             let place = self.place_of(&path)?;

@@ -37,6 +37,8 @@ pub(super) enum LineEdit {
         /// As it is to be.
         text: String,
     },
+    /// The line becomes a comment.
+    Comment,
     /// A line of its own behind the line.
     NewLine {
         /// Without its end.
@@ -82,12 +84,12 @@ impl TextChanges {
                 let own: Vec<&Wish> = wishes.iter().filter(|wish| wish.line == number).collect();
                 let edits: Vec<&LineEdit> = own.iter().map(|wish| &wish.edit).collect();
                 let Some(change) = change_line(&mut after, number, &edits) else {
-                    planner.notes.push(Note {
-                        severity: Severity::Warning,
-                        id: "line-not-changed",
-                        what: format!("line {number} is not written as expected and stays"),
-                        evidence: vec![Place::line(&path, number)],
-                    });
+                    planner.notes.push(Note::new(
+                        Severity::Warning,
+                        "line-not-changed",
+                        format!("line {number} is not written as expected and stays"),
+                        vec![Place::line(&path, number)],
+                    ));
                     continue;
                 };
                 for wish in own {
@@ -152,6 +154,7 @@ pub(super) fn change_line(
             }
             LineEdit::Append { words } => append(&after, words),
             LineEdit::Insert { after: mark, text } => insert(&after, mark, text)?,
+            LineEdit::Comment => [&b"# "[..], &after].concat(),
             LineEdit::NewLine { text } => [&after, &b"\n"[..], text.as_bytes()].concat(),
         };
     }

@@ -14,6 +14,9 @@ use crate::initramfs::AddedModule;
 /// The version of this shape, as `schema` in the JSON.
 pub const SCHEMA: &str = "rehost.plan/1";
 
+/// Longest new file that is shown to people.
+const LONGEST_SHOWN: usize = 4 << 10;
+
 /// All that is to be done.
 #[derive(Debug, Clone, Serialize)]
 pub struct EditPlan {
@@ -182,6 +185,44 @@ pub struct Note {
     pub what: String,
     /// Where that is seen.
     pub evidence: Vec<Place>,
+    /// What the user can do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+    /// Whether the guest does not boot on the target because of it.
+    pub stops_boot: bool,
+}
+
+impl Note {
+    /// What is so, and where that is seen.
+    pub(super) fn new(
+        severity: Severity,
+        id: &'static str,
+        what: String,
+        evidence: Vec<Place>,
+    ) -> Self {
+        Self {
+            severity,
+            id,
+            what,
+            evidence,
+            fix: None,
+            stops_boot: false,
+        }
+    }
+
+    /// A reason why the guest does not boot on the target, and what the user can do.
+    pub(super) fn stopping(
+        id: &'static str,
+        what: String,
+        evidence: Vec<Place>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            fix: Some(fix.into()),
+            stops_boot: true,
+            ..Self::new(Severity::Problem, id, what, evidence)
+        }
+    }
 }
 
 impl Edit {
@@ -271,6 +312,44 @@ impl EditPlan {
         self.edits.is_empty()
     }
 
+    /// Why the guest does not boot on the target whatever is edited, the reasons named in `accepted`
+    /// left out.
+    pub fn obstacles<'a>(&'a self, accepted: &'a [String]) -> impl Iterator<Item = &'a Note> {
+        let waived = |note: &&Note| !accepted.iter().any(|id| id == note.id);
+        self.notes
+            .iter()
+            .filter(|note| note.stops_boot)
+            .filter(waived)
+    }
+
+    /// Refuses a guest that does not boot on the target, but for the reasons named in `accepted`.
+    ///
+    /// # Errors
+    /// Unsupported, with the first reason and what the user can do.
+    pub fn bootable(&self, accepted: &[String]) -> Result<()> {
+        let Some(first) = self.obstacles(accepted).next() else {
+            return Ok(());
+        };
+        let more = match self.obstacles(accepted).skip(1).count() {
+            0 => String::new(),
+            1 => " (and for one more reason, in the plan)".to_owned(),
+            count => format!(" (and for {count} more reasons, in the plan)"),
+        };
+        let place = match first.evidence.first() {
+            Some(place) => format!(" ({place})"),
+            None => String::new(),
+        };
+        let fix = first.fix.as_deref().unwrap_or("mend it in the guest");
+        Err(Error::unsupported(format!(
+            "the guest would not boot on {}: {}{place}{more}",
+            self.target, first.what
+        ))
+        .hint(format!(
+            "{fix}; or take it as it is with --accept {}",
+            first.id
+        )))
+    }
+
     /// The plan as JSON.
     ///
     /// # Errors
@@ -338,6 +417,9 @@ impl fmt::Display for Edit {
             Change::Copy { from } => writeln!(f, "    copy of {from}")?,
             Change::Link { target } => writeln!(f, "    leads to {target}")?,
             Change::Remove => {}
+            Change::Create { .. } if self.content.len() > LONGEST_SHOWN => {
+                writeln!(f, "    {} bytes", self.content.len())?;
+            }
             Change::Create { .. } => {
                 for line in String::from_utf8_lossy(&self.content).lines() {
                     writeln!(f, "    + {line}")?;
@@ -355,6 +437,17 @@ impl fmt::Display for Note {
             let places: Vec<String> = self.evidence.iter().map(Place::to_string).collect();
             write!(f, " ({})", places.join(", "))?;
         }
-        writeln!(f)
+        if let Some(fix) = &self.fix {
+            write!(f, "; {fix}")?;
+        }
+        writeln!(f)?;
+        if self.stops_boot {
+            writeln!(
+                f,
+                "    the guest does not boot because of it; --accept {} goes on nevertheless",
+                self.id
+            )?;
+        }
+        Ok(())
     }
 }

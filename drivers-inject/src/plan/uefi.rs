@@ -44,7 +44,12 @@ struct Vendor {
 
 impl Planner<'_> {
     /// Copies of a vendor's loader at the fallback path, where there is none.
-    pub(super) fn add_fallback_loader(&mut self, inspection: &Inspection) -> Result<Vec<Edit>> {
+    /// A guest whose firmware starts a unified image gets a copy of that, as `initramfs` edits it.
+    pub(super) fn add_fallback_loader(
+        &mut self,
+        inspection: &Inspection,
+        initramfs: &[Edit],
+    ) -> Result<Vec<Edit>> {
         if !matches!(self.system.boot.firmware, Firmware::Uefi | Firmware::Either) {
             return Ok(Vec::new());
         }
@@ -67,7 +72,11 @@ impl Planner<'_> {
             .unwrap_or_else(|| "BOOT".to_owned());
         let there = self.files.names(&format!("{esp}/EFI/{fallback}"))?;
         let Some(vendor) = self.vendor(esp, &folders)? else {
-            return Ok(Vec::new());
+            let folder = format!("{esp}/EFI/{fallback}");
+            return Ok(self
+                .copy_unified(&folder, &there, initramfs)?
+                .into_iter()
+                .collect());
         };
         let first = format!("BOOT{}.EFI", vendor.architecture.to_ascii_uppercase());
         let has = |names: &[String], wanted: &str| {
@@ -125,6 +134,40 @@ impl Planner<'_> {
             ));
         }
         Ok(edits)
+    }
+
+    /// The unified image that the guest boots, as a loader in `folder`, which holds `there`.
+    fn copy_unified(
+        &self,
+        folder: &str,
+        there: &[String],
+        initramfs: &[Edit],
+    ) -> Result<Option<Edit>> {
+        let Ok(boot) = self.system.default_boot() else {
+            return Ok(None);
+        };
+        let from = boot.kernel;
+        let mut images = self.system.boot.unified.iter();
+        let is_unified = images.any(|image| image.path == from);
+        let is_loader = |name: &String| name.to_ascii_uppercase().starts_with("BOOT");
+        if !is_unified || there.iter().any(is_loader) {
+            return Ok(None);
+        }
+        let edited = initramfs.iter().find(|edit| edit.path == from);
+        let content = match edited {
+            Some(edit) => Some(edit.content.to_vec()),
+            None => self.files.read(&from)?,
+        };
+        let Some(content) = content else {
+            return Ok(None);
+        };
+        let path = format!("{folder}/BOOTX64.EFI");
+        let reason = "the boot entry in the old machine's firmware, which starts this image, does not \
+                      move, and there is no loader where every firmware looks";
+        let because = (reason.to_owned(), vec![Place::file(&from)]);
+        let place = self.place_of(&path)?;
+        let change = Change::Copy { from };
+        Ok(Some(Edit::of_new(&path, place, content, change, because)))
     }
 
     /// The first folder, by name, with a loader that is known.

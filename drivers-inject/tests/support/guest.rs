@@ -206,6 +206,7 @@ pub fn system(kernels: Vec<Kernel>) -> GuestSystem {
         arrays: Vec::new(),
         multipath: None,
         lvm: None,
+        verified: Vec::new(),
         network: Vec::new(),
         resume: Vec::new(),
         device_names: Vec::new(),

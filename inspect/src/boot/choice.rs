@@ -68,7 +68,13 @@ impl GuestSystem {
         };
         Ok(BootChoice {
             kernel: image,
-            initrds: kernel.initramfs.iter().map(|i| i.path.clone()).collect(),
+            // That of a unified image is inside the image.
+            initrds: kernel
+                .initramfs
+                .iter()
+                .map(|initramfs| initramfs.path.clone())
+                .filter(|path| Some(path) != kernel.image.as_ref())
+                .collect(),
             command_line: root,
             entry: None,
             reason: format!(

@@ -6,22 +6,14 @@ use crate::model::{
 };
 use crate::reader::Reader;
 
-/// Words of a command line that verify the root filesystem or `/usr`.
-const VERITY: [&str; 5] = [
-    "roothash=",
-    "usrhash=",
-    "systemd.verity_root_hash=",
-    "dm-verity=",
-    "dm=",
-];
-
 /// Adds the findings.
 pub(super) fn derive(reader: &Reader<'_>, devices: &Devices, system: &GuestSystem) {
     firmware(reader, system);
+    let mut seen: Vec<&str> = Vec::new();
     for image in &system.boot.unified {
         unified(reader, image);
+        seen.push(&image.path);
     }
-    let mut seen: Vec<&str> = Vec::new();
     for found in system
         .kernels
         .iter()
@@ -46,30 +38,55 @@ fn firmware(reader: &Reader<'_>, system: &GuestSystem) {
         return;
     }
     let loader = preferred(&esp.loaders);
+    let unified = |path: &str| boot.unified.iter().any(|image| image.path == path);
+    // What `migrate` copies there.
+    let known = loader.filter(|path| is_loader(path) || unified(path));
     reader.find(Finding {
         severity: Severity::Problem,
-        id: "uefi-entry-lost",
+        id: match known {
+            Some(_) => "uefi-entry-lost",
+            None => "uefi-loader-unknown",
+        },
         what:
             "the boot entry in the firmware's memory does not move with the disk, and there is no \
                EFI/BOOT/BOOTX64.EFI to fall back to"
                 .to_owned(),
         evidence: vec![Place::file(format!("{}/EFI", esp.path))],
-        fix: Some(match loader {
-            Some(loader) => {
-                format!("copy {loader} to EFI/BOOT/BOOTX64.EFI, with the files beside it")
+        fix: Some(match (known, loader) {
+            (Some(loader), _) => {
+                format!("copies {loader} there, with the files beside it")
             }
-            None => "install the removable-media boot loader in the guest".to_owned(),
+            (None, Some(loader)) => {
+                format!("copy {loader} there in the guest, with the files beside it")
+            }
+            (None, None) => "install the removable-media boot loader in the guest".to_owned(),
         }),
     });
 }
 
+/// First stages of boot loaders, shim before the loader that it starts.
+const LOADERS: [&str; 3] = ["shim", "grub", "systemd-boot"];
+
+/// Whether a path names one of them, for an architecture that is known.
+fn is_loader(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    let architectures = ["x64.efi", "aa64.efi", "ia32.efi"];
+    LOADERS.iter().any(|loader| {
+        let rest = name.strip_prefix(loader);
+        rest.is_some_and(|rest| architectures.contains(&rest))
+    })
+}
+
 /// The program that the lost entry most likely started: shim before the loader that it starts.
 fn preferred(loaders: &[String]) -> Option<&String> {
-    ["shimx64.efi", "grubx64.efi", "systemd-bootx64.efi"]
+    LOADERS
         .iter()
         .find_map(|name| {
-            let ends = |path: &&String| path.to_ascii_lowercase().ends_with(name);
-            loaders.iter().find(ends)
+            let begins = |path: &&String| {
+                let own = path.rsplit('/').next().unwrap_or(path);
+                is_loader(path) && own.to_ascii_lowercase().starts_with(name)
+            };
+            loaders.iter().find(begins)
         })
         .or(loaders.first())
 }
@@ -145,27 +162,47 @@ fn initramfs(reader: &Reader<'_>, found: &InitramfsFound) {
 }
 
 fn verity(reader: &Reader<'_>, system: &GuestSystem) {
-    for entry in &system.boot.entries {
-        let word = entry.command_line.split_whitespace().find(|word| {
-            VERITY.iter().any(|key| word.starts_with(key))
-                && (!word.starts_with("dm=") || word.contains("verity"))
+    for verified in &system.verified {
+        // A boot directory or EFI system partition of its own is not verified, and can be changed.
+        let apart = |path: &str| {
+            let mut points = system
+                .mounts
+                .iter()
+                .map(|mount| mount.point.trim_matches('/'));
+            points.any(|point| {
+                !point.is_empty() && path.trim_matches('/').starts_with(&format!("{point}/"))
+            })
+        };
+        let mut images = system
+            .kernels
+            .iter()
+            .filter_map(|kernel| kernel.initramfs.as_ref());
+        let within = verified.point == "/" && images.any(|found| !apart(&found.path));
+        reader.find(Finding {
+            severity: if within {
+                Severity::Problem
+            } else {
+                Severity::Warning
+            },
+            id: "verity-root",
+            what: format!(
+                "{} is verified by dm-verity ({}): no change of it can be read, so nothing on it is \
+                 changed{}",
+                verified.point,
+                verified.by,
+                if within {
+                    ", and the initramfs is on it"
+                } else {
+                    ""
+                }
+            ),
+            evidence: vec![verified.place.clone()],
+            fix: Some(
+                "build the image for the new hardware, with the drivers in its initramfs, where it is \
+                 built"
+                    .to_owned(),
+            ),
         });
-        if let Some(word) = word {
-            let key = word.split('=').next().unwrap_or(word);
-            reader.find(Finding {
-                severity: Severity::Problem,
-                id: "verity-root",
-                what: format!(
-                    "\"{}\" verifies its filesystem ({key}=): every change of it stops the boot",
-                    entry.title
-                ),
-                evidence: vec![entry.place.clone()],
-                fix: Some(
-                    "move it as it is (`rehost convert`), and build the image for the new hardware"
-                        .to_owned(),
-                ),
-            });
-        }
     }
 }
 
@@ -196,7 +233,7 @@ fn blacklists(reader: &Reader<'_>) {
                     id: "virtio-blacklisted",
                     what: format!("the guest is told not to load {module}"),
                     evidence: vec![text.place(line)],
-                    fix: Some("remove the line in the guest".to_owned()),
+                    fix: Some("makes the line a comment, in the initramfs too".to_owned()),
                 });
             }
         }

@@ -52,6 +52,11 @@ pub const CATALOGUE: &[FindingKind] = &[
         "a disk is called by a name that depends on its bus",
     ),
     entry(
+        "device-name-stays",
+        Owner,
+        "a disk is called by a name that depends on its bus, and nothing else is known to call it",
+    ),
+    entry(
         "extlinux-not-followed",
         Nobody,
         "a part of extlinux's menu was not read",
@@ -77,13 +82,18 @@ pub const CATALOGUE: &[FindingKind] = &[
         "a part of GRUB's menu was not followed",
     ),
     entry(
+        "hypervisor-agent-fails",
+        Owner,
+        "an agent of a cloud or hypervisor is installed that fails elsewhere",
+    ),
+    entry(
         "hypervisor-tools",
         Nobody,
         "tools of a hypervisor are installed",
     ),
     entry(
         "hypervisor-tools-fail",
-        Owner,
+        Migrate,
         "tools of a hypervisor are installed that get in the way elsewhere",
     ),
     entry(
@@ -129,12 +139,12 @@ pub const CATALOGUE: &[FindingKind] = &[
     ),
     entry(
         "lvm-devices-file",
-        Owner,
+        Migrate,
         "LVM looks only at disks that it knows by the old machine's names",
     ),
     entry(
         "lvm-filter",
-        Owner,
+        Migrate,
         "LVM's filter rejects the names that disks have on virtio",
     ),
     entry(
@@ -161,6 +171,11 @@ pub const CATALOGUE: &[FindingKind] = &[
         "network-driver-match",
         Owner,
         "a network configuration holds only for the old card's driver",
+    ),
+    entry(
+        "network-driver-rule",
+        Migrate,
+        "a udev rule names a card by its address, but only with the old card's driver",
     ),
     entry(
         "network-name-changes",
@@ -213,13 +228,18 @@ pub const CATALOGUE: &[FindingKind] = &[
     ),
     entry(
         "uefi-entry-lost",
-        Owner,
+        Migrate,
         "there is no program that firmware starts when it remembers nothing",
+    ),
+    entry(
+        "uefi-loader-unknown",
+        Owner,
+        "there is no program that firmware starts when it remembers nothing, and none that is known to copy",
     ),
     entry(
         "unified-kernel-lacks-virtio",
         Owner,
-        "a unified kernel image lacks the drivers for virtio disks",
+        "a unified kernel image that must not be changed lacks the drivers for virtio disks",
     ),
     entry(
         "unified-kernel-measured",
@@ -245,11 +265,11 @@ pub const CATALOGUE: &[FindingKind] = &[
     entry(
         "verity-root",
         Owner,
-        "the root filesystem is verified: an edit of it breaks the boot",
+        "a filesystem is verified block by block: nothing on it is changed",
     ),
     entry(
         "virtio-blacklisted",
-        Owner,
+        Migrate,
         "the guest is told not to load a virtio driver",
     ),
     entry(
@@ -273,6 +293,11 @@ pub const CATALOGUE: &[FindingKind] = &[
         "a volume is a container that was not opened",
     ),
     entry("volume-unreadable", Owner, "a volume cannot be read"),
+    entry(
+        "wicked-not-read",
+        Nobody,
+        "a file of wicked is not understood",
+    ),
 ];
 
 /// Who settles the finding called `id`; its owner, where the name is not known.

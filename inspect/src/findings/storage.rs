@@ -8,16 +8,25 @@ use crate::reader::Reader;
 /// edited in place needs none.
 const HARDLY_ANY: u64 = 10 << 20;
 
-/// Kinds of entries of LVM's devices file that hold for the old machine's disks only.
-const BOUND: [&str; 8] = [
+/// Kinds of entries of LVM's devices file that hold for the old machine's disks only. A disk that is
+/// listed by its name is looked for under others (`search_for_devnames` of lvm.conf).
+const BOUND: [&str; 9] = [
     "sys_wwid",
     "sys_serial",
-    "devname",
     "mpath_uuid",
-    "loop_file",
+    "nvme_uuid",
+    "scsi_name",
+    "scsi_t10",
     "wwid_naa",
     "wwid_eui",
     "wwid_t10",
+];
+
+/// Options that unlock a volume with hardware, and what each is for people.
+const HARDWARE: [(&str, &str); 3] = [
+    ("tpm2-device", "the old machine's TPM"),
+    ("fido2-device", "a FIDO2 stick"),
+    ("pkcs11-uri", "a smart card"),
 ];
 
 /// Adds the findings.
@@ -25,6 +34,7 @@ pub(super) fn derive(reader: &Reader<'_>, system: &GuestSystem) {
     for mapping in &system.crypttab {
         encrypted(reader, mapping);
     }
+    unlocked_at_boot(reader, system);
     for array in &system.arrays {
         if let (Some(uuid), None) = (&array.uuid, &array.resolved) {
             reader.find(Finding {
@@ -89,29 +99,14 @@ fn encrypted(reader: &Reader<'_>, mapping: &CryptMapping) {
             fix: Some("give the disk that holds it as well, or remove the line".to_owned()),
         });
     }
-    let hardware = ["tpm2-device", "fido2-device", "pkcs11-uri"]
-        .into_iter()
-        .find(|option| has(&[option]));
-    if let Some(option) = hardware {
-        let what = match option {
-            "tpm2-device" => "the old machine's TPM",
-            "fido2-device" => "a FIDO2 stick",
-            _ => "a smart card",
+    if let Some((_, means)) = HARDWARE.iter().find(|(option, _)| has(&[option])) {
+        // One that the boot does not wait for is missed later.
+        let severity = if has(&["nofail", "noauto"]) {
+            Severity::Warning
+        } else {
+            Severity::Problem
         };
-        reader.find(Finding {
-            severity: Severity::Problem,
-            id: "luks-hardware-key",
-            what: format!(
-                "{} is unlocked by {what}, which does not move with the disk",
-                mapping.name
-            ),
-            evidence: vec![mapping.place.clone()],
-            fix: Some(
-                "have its passphrase or recovery key at hand, and enrol the new machine with \
-                 systemd-cryptenroll"
-                    .to_owned(),
-            ),
-        });
+        hardware_key(reader, &mapping.name, means, severity, &mapping.place);
     }
     // `/dev/urandom` for swap; `path:device` is on another filesystem.
     let key = mapping.key.as_deref().filter(|key| {
@@ -165,8 +160,7 @@ fn lvm(reader: &Reader<'_>, system: &GuestSystem) {
                 .to_owned(),
             evidence: bound,
             fix: Some(
-                "remove the file in the guest and rebuild its initramfs; LVM makes it anew"
-                    .to_owned(),
+                "removes the list, in the initramfs too; LVM then looks at all disks".to_owned(),
             ),
         });
     }
@@ -177,12 +171,50 @@ fn lvm(reader: &Reader<'_>, system: &GuestSystem) {
                 id: "lvm-filter",
                 what: format!("LVM's filter rejects /dev/vda: {filter}"),
                 evidence: vec![place.clone()],
-                fix: Some(
-                    "add \"a|^/dev/vd|\" to it in the guest and rebuild its initramfs".to_owned(),
-                ),
+                fix: Some("lets it accept the new names of what it accepts".to_owned()),
             });
         }
     }
+}
+
+/// `rd.luks.options=UUID=tpm2-device=auto` of a command line: the same before the root is there.
+fn unlocked_at_boot(reader: &Reader<'_>, system: &GuestSystem) {
+    let mut seen: Vec<&str> = Vec::new();
+    for entry in &system.boot.entries {
+        for word in entry.command_line.split_whitespace() {
+            let Some((_, options)) = word
+                .split_once("luks.options=")
+                .filter(|(before, _)| matches!(*before, "" | "rd."))
+            else {
+                continue;
+            };
+            let means = HARDWARE.iter().find(|(option, _)| options.contains(option));
+            if let Some((_, means)) = means.filter(|_| !seen.contains(&word)) {
+                seen.push(word);
+                hardware_key(
+                    reader,
+                    "the root's volume",
+                    means,
+                    Severity::Problem,
+                    &entry.place,
+                );
+            }
+        }
+    }
+}
+
+fn hardware_key(reader: &Reader<'_>, name: &str, means: &str, severity: Severity, place: &Place) {
+    reader.find(Finding {
+        severity,
+        id: "luks-hardware-key",
+        what: format!("{name} is unlocked by {means}, which does not move with the disk"),
+        evidence: vec![place.clone()],
+        fix: Some(
+            "have its passphrase or recovery key at hand for the first boot, and enrol the new \
+             machine with systemd-cryptenroll"
+                .to_owned(),
+        ),
+    });
 }
 
 /// Whether a filter rejects everything that it does not accept by name, and accepts no virtio disk.

@@ -96,7 +96,9 @@ fn host_only(initramfs: &Initramfs, generator: Generator) -> Option<bool> {
                 .find_map(|line| line.trim().strip_prefix("MODULES="))?;
             Some(matches!(value.trim_matches(['"', '\'']), "dep" | "list"))
         }
-        Generator::Mkinitcpio | Generator::Mkinitfs | Generator::Unknown => None,
+        Generator::Mkinitcpio | Generator::Mkinitfs | Generator::Mkinitrd | Generator::Unknown => {
+            None
+        }
     }
 }
 
@@ -123,9 +125,19 @@ fn generator(initramfs: &Initramfs) -> Generator {
         || has("sbin/nlplug-findfs")
     {
         Generator::Mkinitfs
+    } else if has("run_all.sh") || has("mkinitrd.config") || is_nash(initramfs) {
+        Generator::Mkinitrd
     } else {
         Generator::Unknown
     }
+}
+
+/// Whether its init is a script for Red Hat's nash.
+fn is_nash(initramfs: &Initramfs) -> bool {
+    initramfs.text("init").is_some_and(|init| {
+        let first = init.lines().next().unwrap_or_default();
+        first.starts_with("#!") && first.contains("nash")
+    })
 }
 
 /// The files inside that fix a root or resume device.

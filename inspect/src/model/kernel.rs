@@ -104,6 +104,8 @@ pub enum Generator {
     Mkinitcpio,
     /// Alpine's mkinitfs.
     Mkinitfs,
+    /// mkinitrd of SUSE before dracut, and of Red Hat before RHEL 6.
+    Mkinitrd,
     /// Not recognised.
     Unknown,
 }
@@ -115,6 +117,7 @@ impl fmt::Display for Generator {
             Self::Dracut => "dracut",
             Self::Mkinitcpio => "mkinitcpio",
             Self::Mkinitfs => "mkinitfs",
+            Self::Mkinitrd => "mkinitrd",
             Self::Unknown => "unknown generator",
         })
     }

@@ -48,6 +48,17 @@ pub struct Multipath {
     pub place: Place,
 }
 
+/// A filesystem that dm-verity checks: a changed block of it cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Verified {
+    /// Where it is mounted: `/`, `/usr`.
+    pub point: String,
+    /// What says so: `roothash`, `usrhash`, `veritytab`.
+    pub by: String,
+    /// Where that stands.
+    pub place: Place,
+}
+
 /// What keeps LVM from looking at disks that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LvmScope {

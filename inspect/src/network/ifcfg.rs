@@ -1,8 +1,7 @@
 //! `ifcfg-*` files of Red Hat and SUSE, with the routes beside them.
 //!
 //! Red Hat's `sysconfig.txt` (initscripts); ifcfg(5), ifcfg-bonding(5), ifcfg-vlan(5), ifcfg-bridge(5) and
-//! ifroute(5) of SUSE's wicked. Left out on purpose: wicked's own XML (`/etc/wicked/ifconfig`), which
-//! nothing writes by default.
+//! ifroute(5) of SUSE's wicked.
 
 use super::{files, interface, mac, with_prefix};
 use crate::model::{AddressMethod, Interface, InterfaceKind, NetworkTool};

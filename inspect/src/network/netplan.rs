@@ -164,4 +164,39 @@ mod tests {
         );
         assert_eq!(found[1].uses, ["bond0"]);
     }
+
+    #[test]
+    fn anchors_matches_bonds_and_bridges_of_one_file_are_understood() {
+        let text = Text::new(
+            "/etc/netplan/60-site.yaml",
+            b"network:\n  version: 2\n  ethernets:\n    any: &card\n      match: {name: 'ens*', driver: vmxnet3}\n\
+              \x20     dhcp4: false\n      mtu: 9000\n    up:\n      match:\n        macaddress: 00:50:56:ac:cf:51\n\
+              \x20     set-name: uplink0\n      addresses: &addresses\n        - 192.0.2.10/24:\n            label: x\n\
+              \x20       - 2001:db8::1/64\n    spare: *card\n  bonds:\n    bond0:\n      interfaces:\n        - ens224\n\
+              \x20       - ens256\n      parameters:\n        mode: 802.3ad\n  bridges:\n    br0:\n      interfaces: [bond0]\n\
+              \x20     addresses: *addresses\n      gateway4: 192.0.2.1\n  vlans:\n    bond0.7: {id: 7, link: bond0}\n",
+        );
+        let found = interfaces(&text, &parse(&text.content).unwrap());
+        let names: Vec<Option<&str>> = found.iter().map(|one| one.name.as_deref()).collect();
+        assert_eq!(
+            names,
+            [
+                Some("ens*"),
+                Some("uplink0"),
+                Some("ens*"),
+                Some("bond0"),
+                Some("br0"),
+                Some("bond0.7")
+            ]
+        );
+        assert_eq!(found[1].mac.as_deref(), Some("00:50:56:ac:cf:51"));
+        assert_eq!(found[1].addresses, ["192.0.2.10/24", "2001:db8::1/64"]);
+        assert_eq!(found[3].uses, ["ens224", "ens256"]);
+        assert_eq!(found[4].addresses, found[1].addresses);
+        assert_eq!(found[4].gateways, ["192.0.2.1"]);
+        assert_eq!(
+            (found[5].vlan, &found[5].uses[..]),
+            (Some(7), &["bond0".to_owned()][..])
+        );
+    }
 }

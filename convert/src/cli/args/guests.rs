@@ -66,6 +66,25 @@ pub struct Editing {
     #[arg(long, value_name = "VOLUME")]
     pub root: Option<String>,
 
+    /// Go on although the guest would not boot on its new hardware for the reason of this name, as
+    /// the plan calls it: luks-hardware-key, verity-root, … (may be repeated)
+    #[arg(long, value_name = "REASON")]
+    pub accept: Vec<String>,
+
+    /// Have the guest run this script once, when it first boots on its new hardware; what it prints
+    /// goes to /var/log/rehost-first-boot.log in the guest (may be repeated)
+    #[arg(long, visible_alias = "firstboot", value_name = "SCRIPT", value_hint = ValueHint::FilePath)]
+    pub first_boot: Vec<PathBuf>,
+
+    /// Have the guest install this package (deb, rpm or apk, with what it has itself) when it first
+    /// boots on its new hardware, before any script (may be repeated)
+    #[arg(long = "package", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub packages: Vec<PathBuf>,
+
+    /// The same for the package of QEMU's guest agent, where the guest has none; its service is started
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub guest_agent: Option<PathBuf>,
+
     /// Print the plan and stop
     #[arg(long)]
     pub dry_run: bool,

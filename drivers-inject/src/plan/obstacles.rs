@@ -1,0 +1,122 @@
+//! What stands against the boot on any target, whatever is edited; and what must not be edited.
+
+use rehost_block::Result;
+use rehost_inspect::model::{FilesystemRef, Finding, Kernel, Place, Severity};
+
+use super::{Edit, Note, Planner};
+use crate::target::Bus;
+
+/// Findings of the inspection that stop the boot where they are problems.
+const STOPPING: [&str; 2] = ["foreign-architecture", "luks-hardware-key"];
+
+/// Findings that whoever reads the plan alone should know.
+const TOLD: [&str; 3] = ["unknown-os", "verity-root", "unified-kernel-measured"];
+
+impl Planner<'_> {
+    /// Takes over what the inspection found.
+    pub(super) fn note_findings(&mut self) {
+        let mut notes: Vec<Note> = Vec::new();
+        for finding in &self.system.findings {
+            let stops = finding.severity == Severity::Problem && STOPPING.contains(&finding.id);
+            let same = |note: &&mut Note| (note.id, &note.what) == (finding.id, &finding.what);
+            match notes.iter_mut().find(same) {
+                Some(known) => known.evidence.extend(finding.evidence.iter().cloned()),
+                None if stops || TOLD.contains(&finding.id) => notes.push(told(finding, stops)),
+                None => {}
+            }
+        }
+        self.notes.extend(notes);
+    }
+
+    /// Something about `kernel` that keeps its initramfs from getting drivers: a reason to stop when
+    /// that is what the guest boots, and it cannot find its disk as it is.
+    pub(super) fn obstacle(
+        &mut self,
+        kernel: &Kernel,
+        id: &'static str,
+        what: String,
+        place: Place,
+        fix: impl Into<String>,
+    ) -> Result<()> {
+        let stops = self.is_default(kernel)? && !self.finds_disk(kernel);
+        let fix = fix.into();
+        self.notes.push(if stops {
+            Note::stopping(id, what, vec![place], fix)
+        } else {
+            Note {
+                fix: Some(fix),
+                ..Note::new(Severity::Warning, id, what, vec![place])
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether `kernel` is what the guest boots unattended.
+    pub(super) fn is_default(&self, kernel: &Kernel) -> Result<bool> {
+        let (Ok(boot), Some(image)) = (self.system.default_boot(), &kernel.image) else {
+            return Ok(false);
+        };
+        if boot.kernel == *image {
+            return Ok(true);
+        }
+        // Menus name links: /vmlinuz.
+        let (named, own) = (self.files.file(&boot.kernel)?, self.files.file(image)?);
+        Ok(named.is_some() && named == own)
+    }
+
+    /// Whether `kernel` finds its disk on the target as it is.
+    fn finds_disk(&self, kernel: &Kernel) -> bool {
+        let drives = |bus: &Bus| bus.drivers.iter().all(|name| kernel.early(name));
+        self.buses.iter().any(drives)
+    }
+
+    /// Whether dm-verity checks the filesystem `at`.
+    pub(super) fn is_verified(&self, at: &FilesystemRef) -> Result<bool> {
+        for verified in &self.system.verified {
+            let found = self.files.directory(&verified.point)?;
+            if found.is_some_and(|found| found.at.is_view(at)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Leaves out the edits of filesystems that dm-verity checks, and says which.
+    pub(super) fn spare_verified(&mut self, edits: Vec<Edit>) -> Result<Vec<Edit>> {
+        let mut spared = Vec::new();
+        let mut kept = Vec::new();
+        for edit in edits {
+            if self.is_verified(&edit.at)? {
+                spared.push(Place::file(&edit.path));
+            } else {
+                kept.push(edit);
+            }
+        }
+        if !spared.is_empty() {
+            self.notes.push(Note {
+                fix: Some("make these changes where the image is built".to_owned()),
+                ..Note::new(
+                    Severity::Warning,
+                    "verified-file-stays",
+                    "these files are on a filesystem that dm-verity checks, and stay as they are"
+                        .to_owned(),
+                    spared,
+                )
+            });
+        }
+        Ok(kept)
+    }
+}
+
+fn told(finding: &Finding, stops: bool) -> Note {
+    Note {
+        fix: finding.fix.clone(),
+        stops_boot: stops,
+        ..Note::new(
+            finding.severity,
+            finding.id,
+            finding.what.clone(),
+            finding.evidence.clone(),
+        )
+    }
+}

@@ -1,0 +1,334 @@
+//! Puts another initramfs into a unified kernel image.
+//!
+//! Microsoft's "PE Format", sections 2 to 4, and
+//! <https://uapi-group.org/specifications/specs/unified_kernel_image/>: systemd-stub finds the parts of
+//! an image by the names of their sections, wherever these are. An initramfs that fits into its section
+//! is written there; for a longer one everything stored behind it moves, and where program code is
+//! mapped behind it, the section is mapped after all others instead.
+//!
+//! Left out on purpose, refused by name: signed images, images with values of a TPM policy (`.pcrsig`),
+//! and images with an initramfs for each of several profiles. File offsets in a debug directory are not
+//! followed: nothing that boots reads them.
+
+use rehost_block::{Error, Result};
+use rehost_inspect::unified::Program;
+
+/// The section with the initramfs.
+pub const INITRD: &str = ".initrd";
+
+/// Sections that systemd-stub looks up by name, and that may be mapped anywhere.
+const PARTS: [&str; 15] = [
+    ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".dtbauto", ".hwids",
+    ".uname", ".sbat", ".pcrpkey", ".profile", ".efifw", ".sdmagic",
+];
+
+/// The most alignment that is taken for real. The format's own limit for file alignment is 64 KiB, and
+/// no linker maps sections at more than 2 MiB.
+const MOST_ALIGNMENT: u32 = 2 << 20;
+
+/// Bytes of a section's header.
+const HEADER: usize = 40;
+
+/// A header of the section table.
+#[derive(Debug, Clone)]
+struct Header {
+    raw: [u8; HEADER],
+}
+
+impl Header {
+    fn name(&self) -> String {
+        let end = self.raw.iter().take(8).position(|byte| *byte == 0);
+        String::from_utf8_lossy(&self.raw[..end.unwrap_or(8)]).into_owned()
+    }
+
+    /// A field by its offset: 8 `VirtualSize`, 12 `VirtualAddress`, 16 `SizeOfRawData`, 20
+    /// `PointerToRawData`.
+    fn get(&self, at: usize) -> u32 {
+        u32_at(&self.raw, at).unwrap_or(0)
+    }
+
+    fn set(&mut self, at: usize, value: u32) {
+        if let Some(field) = self.raw.get_mut(at..at + 4) {
+            field.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// The address behind its last byte in memory.
+    fn end(&self) -> Result<u32> {
+        let len = self.get(8).max(self.get(16));
+        self.get(12).checked_add(len).ok_or_else(too_large)
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Result<u32> {
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>());
+    field
+        .map(|field| u32::from_le_bytes(*field))
+        .ok_or_else(|| {
+            Error::corrupt("the headers of the program are cut off").in_structure("pe header")
+        })
+}
+
+fn too_large() -> Error {
+    Error::unsupported("the unified kernel image would become larger than 4 GiB")
+        .in_structure("pe section")
+}
+
+/// Where the fields of the optional header are, and what they say.
+struct Layout {
+    /// Offset of the optional header.
+    optional: usize,
+    /// Offset of the section table.
+    table: usize,
+    /// `PointerToSymbolTable`'s offset.
+    symbols: usize,
+    section_alignment: u32,
+    file_alignment: u32,
+}
+
+impl Layout {
+    fn read(file: &[u8]) -> Result<Self> {
+        let pe = usize::try_from(u32_at(file, 0x3c)?).unwrap_or(usize::MAX);
+        let coff = pe.saturating_add(4);
+        let optional = coff.saturating_add(20);
+        let len = u32_at(file, coff.saturating_add(16))? & 0xffff;
+        let alignment = |at: usize| -> Result<u32> {
+            let value = u32_at(file, optional.saturating_add(at))?;
+            if value.is_power_of_two() && value <= MOST_ALIGNMENT {
+                Ok(value)
+            } else {
+                Err(
+                    Error::corrupt("sections of the program are aligned to no power of two")
+                        .in_structure("pe header")
+                        .at(u64::try_from(optional.saturating_add(at)).unwrap_or(u64::MAX)),
+                )
+            }
+        };
+        Ok(Self {
+            optional,
+            table: optional.saturating_add(usize::try_from(len).unwrap_or(usize::MAX)),
+            symbols: coff.saturating_add(8),
+            section_alignment: alignment(32)?,
+            file_alignment: alignment(36)?,
+        })
+    }
+}
+
+/// Why the image in `file` is never changed; `None` when it may be.
+#[must_use]
+pub fn sealed(program: &Program) -> Option<&'static str> {
+    if program.signature.is_some() {
+        Some("it is signed, and Secure Boot would refuse it changed")
+    } else if program.section(".pcrsig").is_some() {
+        Some("a TPM policy is bound to its content (.pcrsig)")
+    } else {
+        None
+    }
+}
+
+/// The initramfs in `file`: its section, where it is a unified kernel image, and otherwise all of it.
+///
+/// # Errors
+/// As [`Program::read`].
+pub fn initramfs_of(file: Vec<u8>) -> Result<Vec<u8>> {
+    match Program::parse(&file[..]) {
+        Ok(program) if program.is_unified() => {
+            Ok(program.read(&file[..], INITRD)?.unwrap_or_default())
+        }
+        _ => Ok(file),
+    }
+}
+
+/// The unified kernel image `file` with `initrd` as its initramfs; everything else in it stays.
+///
+/// # Errors
+/// Unsupported for images that must not be changed, and for one without an initramfs; Corrupt when its
+/// headers contradict themselves; Internal when the result, read back, is not what it should be.
+pub fn with_initrd(file: &[u8], initrd: &[u8]) -> Result<Vec<u8>> {
+    let old = Program::parse(file)?;
+    if let Some(why) = sealed(&old) {
+        return Err(
+            Error::unsupported(format!("the unified kernel image stays: {why}"))
+                .hint("build it again in the guest, with the drivers and signed as before"),
+        );
+    }
+    let own = old.sections.iter().filter(|section| section.name == INITRD);
+    match own.count() {
+        1 => {}
+        0 => {
+            return Err(Error::unsupported(
+                "the unified kernel image has no initramfs",
+            ));
+        }
+        count => {
+            return Err(Error::unsupported(format!(
+                "the unified kernel image has {count} initramfs, one for each of its profiles"
+            ))
+            .hint("build it again in the guest, with the drivers"));
+        }
+    }
+    let layout = Layout::read(file)?;
+    let mut headers = Vec::new();
+    for index in 0..old.sections.len() {
+        let at = layout.table.saturating_add(index.saturating_mul(HEADER));
+        let raw = file.get(at..).and_then(|rest| rest.first_chunk::<HEADER>());
+        headers.push(Header {
+            raw: *raw.ok_or_else(|| Error::corrupt("the section table is cut off"))?,
+        });
+    }
+    let new = rewritten(file, &layout, headers, initrd)?;
+    verify(file, &old, &new, initrd)?;
+    Ok(new)
+}
+
+fn rewritten(
+    file: &[u8],
+    layout: &Layout,
+    mut headers: Vec<Header>,
+    initrd: &[u8],
+) -> Result<Vec<u8>> {
+    let at = headers
+        .iter()
+        .position(|header| header.name() == INITRD)
+        .ok_or_else(|| Error::internal("a section vanished"))?;
+    let len = u32::try_from(initrd.len()).map_err(|_| too_large())?;
+    let aligned = |value: u32, to: u32| value.checked_next_multiple_of(to).ok_or_else(too_large);
+    let section = headers[at].clone();
+    let (start, stored) = (section.get(20), section.get(16));
+    let room = stored.max(aligned(len, layout.file_alignment)?);
+    let grown = room - stored;
+    let cut = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
+    let head = file.get(..cut(start)).unwrap_or_default();
+    let tail = file
+        .get(cut(start).saturating_add(cut(stored))..)
+        .unwrap_or_default();
+    let mut new = head.to_vec();
+    new.extend_from_slice(initrd);
+    new.resize(head.len() + cut(room), 0);
+    new.extend_from_slice(tail);
+
+    for header in &mut headers {
+        if header.get(20) > start {
+            let moved = header.get(20).checked_add(grown).ok_or_else(too_large)?;
+            header.set(20, moved);
+        }
+    }
+    headers[at].set(8, len);
+    headers[at].set(16, room);
+    let needed = section
+        .get(12)
+        .checked_add(aligned(len, layout.section_alignment)?);
+    let needed = needed.ok_or_else(too_large)?;
+    let behind = |header: &&Header| header.get(12) > section.get(12);
+    let next = headers
+        .iter()
+        .filter(behind)
+        .map(|header| header.get(12))
+        .min();
+    if let Some(next) = next.filter(|next| needed > *next) {
+        let movable = |header: &Header| PARTS.contains(&header.name().as_str());
+        if headers.iter().filter(behind).all(movable) {
+            let by = aligned(needed - next, layout.section_alignment)?;
+            for header in headers
+                .iter_mut()
+                .filter(|header| header.get(12) > section.get(12))
+            {
+                let address = header.get(12).checked_add(by).ok_or_else(too_large)?;
+                header.set(12, address);
+            }
+        } else {
+            let mut last = 0;
+            for header in &headers {
+                last = last.max(header.end()?);
+            }
+            let mut moved = headers.remove(at);
+            moved.set(12, aligned(last, layout.section_alignment)?);
+            // The table is in the order of the addresses.
+            headers.push(moved);
+        }
+    }
+
+    let mut size = 0;
+    for header in &headers {
+        size = size.max(aligned(header.end()?, layout.section_alignment)?);
+    }
+    for (index, header) in headers.iter().enumerate() {
+        let at = layout.table + index * HEADER;
+        if let Some(place) = new.get_mut(at..at + HEADER) {
+            place.copy_from_slice(&header.raw);
+        }
+    }
+    let mut put = |at: usize, value: u32| {
+        if let Some(field) = new.get_mut(at..at + 4) {
+            field.copy_from_slice(&value.to_le_bytes());
+        }
+    };
+    // SizeOfInitializedData, SizeOfImage.
+    let initialized = u32_at(file, layout.optional + 8)?;
+    put(
+        layout.optional + 8,
+        initialized.checked_add(grown).ok_or_else(too_large)?,
+    );
+    put(layout.optional + 56, size);
+    let symbols = u32_at(file, layout.symbols)?;
+    if symbols > start {
+        put(
+            layout.symbols,
+            symbols.checked_add(grown).ok_or_else(too_large)?,
+        );
+    }
+    let checksum = layout.optional + 64;
+    if u32_at(file, checksum)? != 0 {
+        let value = sum(&new, checksum);
+        if let Some(field) = new.get_mut(checksum..checksum + 4) {
+            field.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    Ok(new)
+}
+
+/// The checksum of an image: its 16-bit words, that of the field at `field` left out, with the carries
+/// folded in, and its length.
+fn sum(file: &[u8], field: usize) -> u32 {
+    let mut total: u64 = 0;
+    for (index, word) in file.chunks(2).enumerate() {
+        if (field..field + 4).contains(&(index * 2)) {
+            continue;
+        }
+        let low = u64::from(word.first().copied().unwrap_or(0));
+        let high = u64::from(word.get(1).copied().unwrap_or(0));
+        total += low | high << 8;
+        total = (total & 0xffff) + (total >> 16);
+    }
+    let total = (total & 0xffff) + (total >> 16);
+    u32::try_from(total + file.len() as u64).unwrap_or(u32::MAX)
+}
+
+/// The new image holds what the old one did, and the new initramfs.
+fn verify(file: &[u8], old: &Program, new: &[u8], initrd: &[u8]) -> Result<()> {
+    let wrong = |what: &str| Error::internal(format!("the rewritten unified kernel image {what}"));
+    let read = Program::parse(new)?;
+    if read.read(new, INITRD)?.as_deref() != Some(initrd) {
+        return Err(wrong("does not hold its initramfs"));
+    }
+    let content = |file: &[u8], range: &std::ops::Range<u64>| {
+        let from = usize::try_from(range.start).unwrap_or(usize::MAX);
+        let to = usize::try_from(range.end).unwrap_or(usize::MAX);
+        file.get(from..to).map(<[u8]>::to_vec)
+    };
+    let parts = |file: &[u8], program: &Program| {
+        let others = program
+            .sections
+            .iter()
+            .filter(|section| section.name != INITRD);
+        let mut parts: Vec<_> = others
+            .map(|section| (section.name.clone(), content(file, &section.range)))
+            .collect();
+        parts.sort();
+        parts
+    };
+    if parts(file, old) != parts(new, &read) {
+        return Err(wrong("lost another section"));
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! Unified kernel images with another initramfs, judged by objdump and objcopy, and by systemd's own
+//! stub as the program around.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
+use rehost_inject::unified::{sealed, with_initrd};
+use rehost_inspect::unified::Program;
+use support::{ask, have};
+
+/// Where Debian has systemd's stub.
+const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+
+const TOOLS: &[&str] = &["objcopy", "objdump"];
+
+/// Whether everything is there.
+fn ready() -> bool {
+    if !Path::new(STUB).exists() {
+        println!("skipped: needs {STUB}");
+        return false;
+    }
+    have(TOOLS)
+}
+
+/// The stub with these sections from `address` on, page by page.
+fn image(folder: &Path, sections: &[(&str, &[u8])], mut address: u64) -> Vec<u8> {
+    let mut arguments = Vec::new();
+    for (name, content) in sections {
+        let file = folder.join(format!("in{name}"));
+        fs::write(&file, content).unwrap();
+        arguments.push(format!("--add-section={name}={}", file.display()));
+        arguments.push(format!("--change-section-vma={name}={address:#x}"));
+        address = (address + content.len() as u64).next_multiple_of(0x1000);
+    }
+    let to = folder.join("image.efi");
+    arguments.extend([STUB.to_owned(), to.to_str().unwrap().to_owned()]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    ask("objcopy", &arguments, b"");
+    fs::read(to).unwrap()
+}
+
+/// A section's name, length and address.
+type Listed = (String, u64, u64);
+
+/// The sections as objdump lists them.
+fn listed(folder: &Path, image: &[u8]) -> Vec<Listed> {
+    let file = folder.join("listed.efi");
+    fs::write(&file, image).unwrap();
+    let said = ask("objdump", &["-h", file.to_str().unwrap()], b"");
+    let number = |field: &str| u64::from_str_radix(field, 16).unwrap();
+    String::from_utf8(said)
+        .unwrap()
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [index, name, size, address, ..] = fields[..] else {
+                return None;
+            };
+            index.parse::<u32>().ok()?;
+            Some((name.to_owned(), number(size), number(address)))
+        })
+        .collect()
+}
+
+/// The content of a section, as objcopy takes it out.
+fn section(folder: &Path, image: &[u8], name: &str) -> Vec<u8> {
+    let (file, out) = (folder.join("from.efi"), folder.join("out"));
+    fs::write(&file, image).unwrap();
+    let dump = format!("{name}={}", out.display());
+    let null = folder.join("null");
+    ask(
+        "objcopy",
+        &[
+            "--dump-section",
+            &dump,
+            file.to_str().unwrap(),
+            null.to_str().unwrap(),
+        ],
+        b"",
+    );
+    fs::read(out).unwrap()
+}
+
+/// No two sections share an address, and the image says how large it is in memory.
+fn is_sound(image: &[u8], listed: &[Listed]) {
+    let mut places: Vec<(u64, u64)> = listed
+        .iter()
+        .map(|(_, len, address)| (*address, address + len))
+        .collect();
+    let in_order = places.is_sorted();
+    assert!(
+        in_order,
+        "the table is in the order of addresses: {listed:x?}"
+    );
+    places.sort_unstable();
+    for pair in places.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "{listed:x?}");
+    }
+    let field = |at: usize| u32::from_le_bytes(image[at..at + 4].try_into().unwrap());
+    let optional = field(0x3c) as usize + 24;
+    // objdump counts from ImageBase, which the stub has at 0.
+    let size = u64::from(field(optional + 56));
+    let end = places.last().unwrap().1;
+    assert!(size >= end && size < end + 0x20_0000, "{size:#x} {end:#x}");
+}
+
+const KERNEL: &[u8] = &[b'k'; 5000];
+
+fn parts(initrd: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        (".osrel", b"ID=debian\n".to_vec()),
+        (".cmdline", b"root=UUID=1 ro\0".to_vec()),
+        (".initrd", initrd.to_vec()),
+        (".linux", KERNEL.to_vec()),
+    ]
+}
+
+fn borrowed<'a>(parts: &'a [(&'static str, Vec<u8>)]) -> Vec<(&'static str, &'a [u8])> {
+    parts
+        .iter()
+        .map(|(name, content)| (*name, &content[..]))
+        .collect()
+}
+
+#[test]
+fn a_longer_initramfs_moves_what_is_behind_it() {
+    if !ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let parts = parts(&[b'i'; 3000]);
+    let old = image(folder.path(), &borrowed(&parts), 0x3_0000);
+    for len in [1usize, 3000, 3001, 4096, 4097, 70_001] {
+        let initrd: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+        let new = with_initrd(&old, &initrd).unwrap();
+        let sections = listed(folder.path(), &new);
+        is_sound(&new, &sections);
+        for (name, content) in &parts {
+            let expected = if *name == ".initrd" { &initrd } else { content };
+            if !expected.is_empty() {
+                assert_eq!(
+                    &section(folder.path(), &new, name),
+                    expected,
+                    "{name} {len}"
+                );
+            }
+        }
+        // What the stub is made of stays where its code looks for it.
+        for own in listed(folder.path(), &fs::read(STUB).unwrap()) {
+            assert!(sections.contains(&own), "{own:x?} in {sections:x?}");
+        }
+        if len <= 3000 {
+            assert_eq!(new.len(), old.len(), "it fits where the old one was");
+        }
+    }
+}
+
+#[test]
+fn an_initramfs_below_program_code_is_mapped_behind_everything() {
+    if !ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut parts = parts(&[b'i'; 3000]);
+    // Another program's code behind it, which cannot be moved.
+    parts.push((".code", vec![b'c'; 100]));
+    let old = image(folder.path(), &borrowed(&parts), 0x3_0000);
+    let initrd = vec![b'n'; 9000];
+    let new = with_initrd(&old, &initrd).unwrap();
+    let sections = listed(folder.path(), &new);
+    is_sound(&new, &sections);
+    assert_eq!(sections.last().unwrap().0, ".initrd");
+    let before = listed(folder.path(), &old);
+    for name in [".code", ".linux"] {
+        let of = |list: &[Listed]| list.iter().find(|one| one.0 == name).cloned();
+        assert_eq!(of(&before), of(&sections));
+    }
+    assert_eq!(section(folder.path(), &new, ".initrd"), initrd);
+    assert_eq!(section(folder.path(), &new, ".code"), [b'c'; 100]);
+}
+
+#[test]
+fn images_that_must_stay_are_refused_by_name() {
+    if !ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut measured = parts(b"i");
+    measured.push((".pcrsig", b"{}".to_vec()));
+    let file = image(folder.path(), &borrowed(&measured), 0x3_0000);
+    let error = with_initrd(&file, b"n").unwrap_err().to_string();
+    assert!(error.contains(".pcrsig"), "{error}");
+    assert!(sealed(&Program::parse(&file[..]).unwrap()).is_some());
+
+    let without = [(".linux", KERNEL)];
+    let file = image(folder.path(), &without, 0x3_0000);
+    let error = with_initrd(&file, b"n").unwrap_err().to_string();
+    assert!(error.contains("has no initramfs"), "{error}");
+}
+
+/// A sound image, made once.
+fn sample() -> Option<&'static [u8]> {
+    static SAMPLE: OnceLock<Option<Vec<u8>>> = OnceLock::new();
+    let made = SAMPLE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let parts = parts(&[b'i'; 3000]);
+        ready().then(|| image(folder.path(), &borrowed(&parts), 0x3_0000))
+    });
+    made.as_deref()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn damaged_images_never_panic(at in 0usize..0x400, byte: u8, cut in 0usize..0x3000) {
+        let Some(sample) = sample() else { return Ok(()) };
+        let mut file = sample.to_vec();
+        file[at] = byte;
+        file.truncate(file.len() - cut);
+        let _ = with_initrd(&file, &[b'n'; 5000]);
+    }
+}
