@@ -4,13 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use rehost_block::{Error, Result};
-use rehost_fs::path::LastLink;
+use rehost_fs::path::{self, LastLink, Step};
 use rehost_fs::{Attributes, DirEntry, FileKind, FileSystem, Inode};
 
 use crate::model::FilesystemRef;
-
-/// Links followed before a path is called a loop. Linux's own limit (`MAXSYMLINKS`).
-const MOST_LINKS: usize = 40;
 
 /// A filesystem that was opened, with its place on the disks.
 #[derive(Debug, Clone)]
@@ -78,12 +75,48 @@ impl fmt::Debug for GuestTree {
     }
 }
 
-/// A directory or file reached while walking a path.
-struct Step {
+/// Where a file of the tree is.
+#[derive(Debug, Clone, Copy)]
+pub struct Spot {
     /// Index in `mounts`; `None` for the root filesystem.
     mount: Option<usize>,
     inode: Inode,
-    name: Vec<u8>,
+}
+
+impl path::Tree for GuestTree {
+    type Place = Spot;
+
+    fn top(&self) -> Spot {
+        Spot {
+            mount: None,
+            inode: self.root.fs.root(),
+        }
+    }
+
+    fn at(&self, place: &Spot) -> (&dyn FileSystem, Inode) {
+        (self.fs(place.mount).as_ref(), place.inode)
+    }
+
+    /// What is mounted there covers it.
+    fn below(&self, trail: &[Step<Spot>], name: &[u8], inode: Inode) -> Spot {
+        let covering = self.mounts.iter().rposition(|mounted| {
+            mounted.point.split_last().is_some_and(|(last, folders)| {
+                last == name
+                    && folders.len() == trail.len()
+                    && folders.iter().zip(trail).all(|(a, b)| *a == b.name)
+            })
+        });
+        match covering {
+            Some(mount) => Spot {
+                mount: Some(mount),
+                inode: self.fs(Some(mount)).root(),
+            },
+            None => Spot {
+                mount: trail.last().and_then(|step| step.place.mount),
+                inode,
+            },
+        }
+    }
 }
 
 impl GuestTree {
@@ -102,9 +135,12 @@ impl GuestTree {
     /// Usage when there is no such directory.
     pub fn mount(&mut self, point: impl AsRef<[u8]>, opened: OpenedFilesystem) -> Result<()> {
         let point = point.as_ref();
-        let trail = self.walk(point, LastLink::Follow)?;
-        let is_directory = match trail.as_deref().and_then(<[Step]>::last) {
-            Some(step) => self.fs(step.mount).attributes(step.inode)?.kind == FileKind::Directory,
+        let trail = path::walk(self, point, LastLink::Follow)?;
+        let end = trail.as_ref().and_then(|trail| trail.last());
+        let is_directory = match end.map(|step| step.place) {
+            Some(Spot { mount, inode }) => {
+                self.fs(mount).attributes(inode)?.kind == FileKind::Directory
+            }
             None => false,
         };
         let Some(trail) = trail.filter(|_| is_directory) else {
@@ -185,9 +221,9 @@ impl GuestTree {
     /// # Errors
     /// As [`GuestTree::locate`].
     pub fn find(&self, path: &[u8], last: LastLink) -> Result<Option<Location>> {
-        Ok(self.walk(path, last)?.map(|trail| {
-            let end = trail.last();
-            let mount = end.and_then(|step| step.mount);
+        Ok(path::walk(self, path, last)?.map(|trail| {
+            let end = trail.last().map(|step| step.place);
+            let mount = end.and_then(|spot| spot.mount);
             let opened = self.opened(mount);
             let names: Vec<Vec<u8>> = trail.iter().map(|step| step.name.clone()).collect();
             let depth = mount
@@ -195,7 +231,7 @@ impl GuestTree {
                 .map_or(0, |mounted| mounted.point.len());
             Location {
                 at: opened.at.clone(),
-                inode: end.map_or_else(|| opened.fs.root(), |step| step.inode),
+                inode: end.map_or_else(|| opened.fs.root(), |spot| spot.inode),
                 path: join(names.get(depth..).unwrap_or_default()),
                 guest_path: join(&names),
             }
@@ -207,7 +243,7 @@ impl GuestTree {
     /// # Errors
     /// As [`GuestTree::locate`].
     pub fn exists(&self, path: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.walk(path.as_ref(), LastLink::Follow)?.is_some())
+        Ok(path::walk(self, path.as_ref(), LastLink::Follow)?.is_some())
     }
 
     /// What `stat` would say of `path`, links followed.
@@ -314,10 +350,12 @@ impl GuestTree {
     }
 
     fn end(&self, path: &[u8], last: LastLink) -> Result<Option<(&Arc<dyn FileSystem>, Inode)>> {
-        Ok(self.walk(path, last)?.map(|trail| match trail.last() {
-            Some(step) => (self.fs(step.mount), step.inode),
-            None => (&self.root.fs, self.root.fs.root()),
-        }))
+        Ok(
+            path::walk(self, path, last)?.map(|trail| match trail.last() {
+                Some(Step { place, .. }) => (self.fs(place.mount), place.inode),
+                None => (&self.root.fs, self.root.fs.root()),
+            }),
+        )
     }
 
     fn opened(&self, mount: Option<usize>) -> &OpenedFilesystem {
@@ -329,68 +367,6 @@ impl GuestTree {
     fn fs(&self, mount: Option<usize>) -> &Arc<dyn FileSystem> {
         &self.opened(mount).fs
     }
-
-    /// The steps from the root to `path` (none for the root itself), or `None` when it is not
-    /// there.
-    fn walk(&self, path: &[u8], last: LastLink) -> Result<Option<Vec<Step>>> {
-        let mut trail: Vec<Step> = Vec::new();
-        let mut left = components(path);
-        let mut links = 0usize;
-        // Ends because every round takes one component, and links add components at most
-        // MOST_LINKS times.
-        while let Some(name) = left.pop() {
-            if name == b".." {
-                trail.pop();
-                continue;
-            }
-            let (mount, here) = match trail.last() {
-                Some(step) => (step.mount, step.inode),
-                None => (None, self.root.fs.root()),
-            };
-            let fs = self.fs(mount);
-            if fs.attributes(here)?.kind != FileKind::Directory {
-                return Ok(None);
-            }
-            let Some(inode) = fs.lookup(here, &name)? else {
-                return Ok(None);
-            };
-            let is_link = fs.attributes(inode)?.kind == FileKind::Symlink;
-            if is_link && (!left.is_empty() || last == LastLink::Follow) {
-                links = links.saturating_add(1);
-                if links > MOST_LINKS {
-                    return Err(Error::usage(format!(
-                        "too many symbolic links in {} of the guest",
-                        String::from_utf8_lossy(path)
-                    )));
-                }
-                let target = fs.read_link(inode)?;
-                if target.starts_with(b"/") {
-                    trail.clear();
-                }
-                left.extend(components(&target));
-                continue;
-            }
-            trail.push(Step { mount, inode, name });
-            let covering = self.mounts.iter().rposition(|mounted| {
-                mounted.point.len() == trail.len()
-                    && mounted.point.iter().zip(&trail).all(|(a, b)| *a == b.name)
-            });
-            if let (Some(mount), Some(step)) = (covering, trail.last_mut()) {
-                step.mount = Some(mount);
-                step.inode = self.fs(Some(mount)).root();
-            }
-        }
-        Ok(Some(trail))
-    }
-}
-
-/// The components of a path, last first, without empty ones and `.`.
-fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|byte| *byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-        .rev()
-        .map(<[u8]>::to_vec)
-        .collect()
 }
 
 fn join(names: &[Vec<u8>]) -> Vec<u8> {

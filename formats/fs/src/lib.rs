@@ -19,6 +19,7 @@ mod ext4;
 mod fat;
 mod filesystem;
 mod iso9660;
+mod number;
 pub mod path;
 mod places;
 mod squashfs;

@@ -20,25 +20,74 @@ pub enum LastLink {
     Keep,
 }
 
-/// Finds `path` (absolute or not: both start at the root; `..` above the root stays there).
+/// What a path leads through: one filesystem, or several mounted on one another.
+pub trait Tree {
+    /// Where a file is.
+    type Place;
+
+    /// The top directory.
+    fn top(&self) -> Self::Place;
+
+    /// The filesystem of a place, and the file's number in it.
+    fn at(&self, place: &Self::Place) -> (&dyn FileSystem, Inode);
+
+    /// The place of `inode`, which is called `name` in the directory that `trail` leads to.
+    fn below(&self, trail: &[Step<Self::Place>], name: &[u8], inode: Inode) -> Self::Place;
+}
+
+/// A directory or file that was reached on the way along a path.
+#[derive(Debug, Clone)]
+pub struct Step<P> {
+    /// Its name in the directory before it.
+    pub name: Vec<u8>,
+    /// Where it is.
+    pub place: P,
+}
+
+impl Tree for dyn FileSystem + '_ {
+    type Place = Inode;
+
+    fn top(&self) -> Inode {
+        self.root()
+    }
+
+    fn at(&self, place: &Inode) -> (&dyn FileSystem, Inode) {
+        (self, *place)
+    }
+
+    fn below(&self, _: &[Step<Inode>], _: &[u8], inode: Inode) -> Inode {
+        inode
+    }
+}
+
+/// The steps from the top to `path`, without links (none for the top itself); `None` when it is not there.
 ///
 /// # Errors
-/// Usage when a component is missing its directory or the links loop; Corrupt as the filesystem.
-pub fn find(fs: &dyn FileSystem, path: &[u8], last: LastLink) -> Result<Option<Inode>> {
-    // Directories passed so far, the root first; `..` pops.
-    let mut trail = vec![fs.root()];
+/// Usage when links loop; Corrupt as the filesystems.
+pub fn walk<T: Tree + ?Sized>(
+    tree: &T,
+    path: &[u8],
+    last: LastLink,
+) -> Result<Option<Vec<Step<T::Place>>>> {
+    // `..` pops; above the top it stays there.
+    let mut trail: Vec<Step<T::Place>> = Vec::new();
     let mut left: Vec<Vec<u8>> = split(path);
     let mut links = 0usize;
     // Ends because every round takes one component, and links add components at most MOST_LINKS
     // times.
     while let Some(name) = left.pop() {
         if name == b".." {
-            if trail.len() > 1 {
-                trail.pop();
-            }
+            trail.pop();
             continue;
         }
-        let here = trail.last().copied().unwrap_or_else(|| fs.root());
+        let top;
+        let here = if let Some(step) = trail.last() {
+            &step.place
+        } else {
+            top = tree.top();
+            &top
+        };
+        let (fs, here) = tree.at(here);
         if fs.attributes(here)?.kind != FileKind::Directory {
             return Ok(None);
         }
@@ -56,14 +105,24 @@ pub fn find(fs: &dyn FileSystem, path: &[u8], last: LastLink) -> Result<Option<I
             }
             let target = fs.read_link(inode)?;
             if target.starts_with(b"/") {
-                trail.truncate(1);
+                trail.clear();
             }
             left.extend(split(&target));
-        } else {
-            trail.push(inode);
+            continue;
         }
+        let place = tree.below(&trail, &name, inode);
+        trail.push(Step { name, place });
     }
-    Ok(trail.last().copied())
+    Ok(Some(trail))
+}
+
+/// Finds `path` (absolute or not: both start at the root; `..` above the root stays there).
+///
+/// # Errors
+/// As [`walk`].
+pub fn find(fs: &dyn FileSystem, path: &[u8], last: LastLink) -> Result<Option<Inode>> {
+    let trail = walk(fs, path, last)?;
+    Ok(trail.map(|trail| trail.last().map_or_else(|| fs.root(), |step| step.place)))
 }
 
 /// All of the regular file at `path`, links followed; `None` when there is none.

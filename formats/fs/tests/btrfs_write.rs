@@ -367,7 +367,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 60, ..ProptestConfig::default() })]
+    #![proptest_config(support::property(8, 60))]
     #[test]
     fn any_sequence_of_changes_is_clean_and_reads_back(steps in steps(), mixed in any::<bool>()) {
         if !has(CHECKER) {

@@ -800,7 +800,7 @@ fn compare(fs: &dyn FileSystem, model: &Model, what: &str) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 60, ..ProptestConfig::default() })]
+    #![proptest_config(support::property(24, 60))]
     #[test]
     fn random_operations_agree_with_a_model_and_with_e2fsck(
         kind in 0..KINDS.len(),

@@ -470,7 +470,7 @@ fn apply(fs: &dyn FileSystemMut, model: &mut Model, step: &Step, seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10, max_shrink_iters: 60, ..ProptestConfig::default() })]
+    #![proptest_config(support::property(10, 60))]
 
     #[test]
     fn random_histories_leave_what_they_say(

@@ -828,7 +828,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #![proptest_config(support::property(12, 40))]
     #[test]
     fn random_operations_agree_with_a_model_and_with_xfs_repair(
         kind in 0..SHAPES.len(),

@@ -77,7 +77,7 @@ pub(super) fn name_hash(name: &[u8]) -> u64 {
 
 /// The offset of the `INODE_EXTREF` of a name in directory `dir`.
 pub(super) fn extref_hash(dir: u64, name: &[u8]) -> u64 {
-    let (seed, _) = crate::ext4::number::halves(dir);
+    let (seed, _) = crate::number::halves(dir);
     u64::from(raw_crc32c(seed, name))
 }
 

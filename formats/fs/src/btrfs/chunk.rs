@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use rehost_block::{Error, Fields, Result};
 
 use super::superblock::HINT;
-use crate::ext4::number::{div, rem};
+use crate::number::{div, rem};
 
 /// `BTRFS_STRIPE_LEN`, the only length of stripes that exists.
 const STRIPE: u64 = 64 << 10;
@@ -152,7 +152,7 @@ impl Chunk {
 
     /// Stripes that hold different bytes; at least 1.
     pub(super) fn data_stripes(&self) -> u64 {
-        let count = crate::ext4::number::wide(self.stripes.len());
+        let count = crate::number::wide(self.stripes.len());
         match self.profile {
             Profile::Copies => 1,
             Profile::Raid0 => count,
@@ -172,7 +172,7 @@ impl Chunk {
                 offset: place.offset.saturating_add(offset),
             })
         };
-        let count = crate::ext4::number::wide(self.stripes.len());
+        let count = crate::number::wide(self.stripes.len());
         if self.profile == Profile::Copies {
             let copies = (0..count).filter_map(|nth| place(nth, within)).collect();
             return Piece { len: left, copies };

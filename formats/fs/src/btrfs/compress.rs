@@ -9,7 +9,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use rehost_block::{Fields, Result};
 
 use super::lzo;
-use crate::ext4::number::index;
+use crate::number::index;
 
 /// `BTRFS_MAX_COMPRESSED` and `BTRFS_MAX_UNCOMPRESSED`.
 pub(super) const MOST: u64 = 128 << 10;
@@ -49,7 +49,7 @@ impl Compression {
 
 fn zlib(packed: &[u8], plain: &mut [u8]) -> Option<()> {
     let mut decoder = Decompress::new(true);
-    let room = crate::ext4::number::wide(plain.len());
+    let room = crate::number::wide(plain.len());
     match decoder
         .decompress(packed, plain, FlushDecompress::Finish)
         .ok()?

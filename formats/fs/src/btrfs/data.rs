@@ -11,7 +11,7 @@ use super::checksum::hex;
 use super::key::{Key, kind, tree};
 use super::superblock::HINT;
 use super::tree::Item;
-use crate::ext4::number::{div, length, rem, wide};
+use crate::number::{div, length, rem, wide};
 
 const STRUCTURE: &str = "data extent";
 

@@ -14,7 +14,7 @@ use super::key::{Key, kind};
 use super::tree::{Item, Items};
 use super::{Btrfs, Volume};
 use crate::Stored;
-use crate::ext4::number::{length, rem, wide};
+use crate::number::{length, rem, wide};
 
 /// Bytes before the content of an inline extent, and all of any other.
 pub(super) const INLINE: usize = 21;

@@ -47,8 +47,8 @@ use self::root::{Root, Roots};
 use self::superblock::Superblock;
 use self::tree::{Changes, Tree};
 pub use self::write::BtrfsMut;
-use crate::ext4::number::length;
 use crate::ext4::uuid_text;
+use crate::number::length;
 use crate::{Attributes, DirEntry, FileKind, FileSystem, Identity, Inode, Stored};
 
 /// The longest target of a symbolic link: `PATH_MAX`.

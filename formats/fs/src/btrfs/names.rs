@@ -15,7 +15,7 @@ use super::key::{KEY, Key, kind};
 use super::node::Nodes;
 use super::superblock::TreeRoot;
 use super::tree::{Changes, Tree};
-use crate::ext4::number::wide;
+use crate::number::wide;
 
 /// Bytes that the changes of one filesystem may take in memory. Ours: a log holds what was synced since
 /// the last commit, half a minute of it.

@@ -4,6 +4,7 @@
 //! UUID, its own address, generation and level; its parent names generation and first key once more.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +14,7 @@ use super::checksum::{FIELD, hex};
 use super::key::{KEY, Key};
 use super::pool::Pool;
 use super::superblock::{HINT, Superblock, TreeRoot};
-use crate::ext4::number::{index, length, wide};
+use crate::number::{index, length, wide};
 
 /// Bytes of a block's header.
 pub(super) const HEADER: usize = 101;
@@ -28,7 +29,6 @@ const MOST_CACHED: usize = 16 << 20;
 const STRUCTURE: &str = "tree block";
 
 /// A tree block in order.
-#[derive(Debug)]
 pub(super) struct Node {
     pub(super) raw: Vec<u8>,
     pub(super) logical: u64,
@@ -37,6 +37,18 @@ pub(super) struct Node {
     pub(super) level: u8,
     pub(super) generation: u64,
     pub(super) count: usize,
+}
+
+/// Without its bytes.
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("logical", &self.logical)
+            .field("level", &self.level)
+            .field("generation", &self.generation)
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a block above says of one below.

@@ -7,8 +7,8 @@ use rehost_block::{Disk, Error, Result};
 
 use super::chunk::{ChunkMap, Place};
 use super::superblock::Superblock;
-use crate::ext4::number::{length, wide};
 use crate::ext4::uuid_text;
+use crate::number::{length, wide};
 
 /// Members of a filesystem, at most. Ours; every one of them is a disk that is open.
 pub(super) const MOST_DEVICES: usize = 1024;

@@ -5,6 +5,7 @@
 //! is damaged. Refused by name: zoned filesystems (their superblocks lie elsewhere), extent tree v2, the RAID stripe tree, and
 //! features unknown to this program.
 
+use std::fmt;
 use std::sync::Arc;
 
 use rehost_block::{Disk, Error, Fields, Result};
@@ -57,7 +58,7 @@ pub(super) struct TreeRoot {
 }
 
 /// What the superblock of one device says.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Superblock {
     /// All 4096 bytes.
     pub(super) raw: Vec<u8>,
@@ -87,6 +88,19 @@ pub(super) struct Superblock {
     pub(super) system_chunks: Vec<u8>,
 }
 
+/// Without its bytes.
+impl fmt::Debug for Superblock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Superblock")
+            .field("at", &self.at)
+            .field("generation", &self.generation)
+            .field("device", &self.device)
+            .field("num_devices", &self.num_devices)
+            .field("label", &self.label)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Superblock {
     /// The superblock of `disk`: the first copy, or where that is damaged the newest of the others.
     pub(super) fn read(disk: &Arc<dyn Disk>) -> Result<Self> {
@@ -114,7 +128,7 @@ impl Superblock {
     }
 
     fn read_copy(disk: &Arc<dyn Disk>, at: u64) -> Result<Self> {
-        if disk.size() < at.saturating_add(crate::ext4::number::wide(SIZE)) {
+        if disk.size() < at.saturating_add(crate::number::wide(SIZE)) {
             return Err(Error::corrupt("disk ends before the superblock")
                 .in_structure("superblock")
                 .at(at));
@@ -200,8 +214,7 @@ impl Superblock {
 
     /// The longest item that a leaf can hold.
     pub(super) fn most_item(&self) -> usize {
-        crate::ext4::number::index(self.node)
-            .saturating_sub(super::node::HEADER + super::node::ITEM)
+        crate::number::index(self.node).saturating_sub(super::node::HEADER + super::node::ITEM)
     }
 
     pub(super) const fn has(&self, bits: u64) -> bool {

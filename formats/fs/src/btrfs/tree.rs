@@ -42,9 +42,9 @@ impl Item {
     /// Its fields, with their place on the disk.
     pub(super) fn fields(&self, structure: &'static str) -> Fields<'_> {
         let place = match &self.content {
-            Content::Stored(node, range) => node
-                .place
-                .saturating_add(crate::ext4::number::wide(range.start)),
+            Content::Stored(node, range) => {
+                node.place.saturating_add(crate::number::wide(range.start))
+            }
             Content::Changed(_) => 0,
         };
         Fields::new(self.bytes(), structure, place)

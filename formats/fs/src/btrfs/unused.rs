@@ -17,7 +17,7 @@ use super::key::Key;
 use super::superblock::{COPIES, flags};
 use super::write::space::{gaps, used, whole};
 use super::write::{accounts, items};
-use crate::ext4::number::div;
+use crate::number::div;
 use crate::unused::{push, subtract};
 
 /// Bytes at the start of a device that are not for block groups (`BTRFS_DEVICE_RANGE_RESERVED`).

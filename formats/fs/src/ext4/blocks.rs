@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rehost_block::{Disk, Error, Result};
 
-use super::number::{div, length, rem, wide};
+use crate::number::{div, length, rem, wide};
 
 /// Bytes read at a time.
 const CHUNK: u64 = 16 << 10;

@@ -9,8 +9,8 @@ use super::Ext4;
 use super::checksum::crc32c;
 use super::features::{compat, incompat};
 use super::inode::{Node, ROOT, flag};
-use super::number::{index, wide};
 use super::superblock::checksum_error;
+use crate::number::{index, wide};
 use crate::{DirEntry, FileKind, Inode};
 
 /// Type byte of the entry that ends a block and holds its checksum.

@@ -8,8 +8,8 @@ use rehost_block::{Disk, Error, Fields, Result};
 
 use super::checksum::{crc16, crc32c};
 use super::features::ro_compat;
-use super::number::{index, join, join16, length, wide};
 use super::superblock::Superblock;
+use crate::number::{index, join, join16, length, wide};
 
 /// Flags of a group.
 pub(super) const INODE_UNINIT: u16 = 0x1;

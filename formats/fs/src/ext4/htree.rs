@@ -10,7 +10,7 @@ use super::dir::{DirBlock, slots};
 use super::features::incompat;
 use super::inode::Node;
 use super::map::Mapping;
-use super::number::index;
+use crate::number::index;
 
 /// The largest hash stands for the end of a directory in the kernel; never produced.
 const HASH_END: u32 = 0x7fff_ffff << 1;

@@ -7,8 +7,8 @@ use rehost_block::{Error, Fields, Result};
 use super::Ext4;
 use super::checksum::crc32c;
 use super::features::{incompat, ro_compat};
-use super::number::{div, join, join16, rem};
 use super::superblock::checksum_error;
+use crate::number::{div, join, join16, rem};
 use crate::{Attributes, FileKind};
 
 /// Inode flags.

@@ -12,8 +12,8 @@ use rehost_block::{Error, Fields, Result};
 use super::Ext4;
 use super::checksum::crc32c;
 use super::inode::{MAP_LEN, Node, flag};
-use super::number::{index, join};
 use super::superblock::checksum_error;
+use crate::number::{index, join};
 
 /// Deepest extent tree (`EXT4_MAX_EXTENT_DEPTH`).
 pub(super) const MOST_DEPTH: u16 = 5;

@@ -18,7 +18,6 @@ mod htree;
 mod inode;
 mod journal;
 mod map;
-pub(crate) mod number;
 mod superblock;
 pub(crate) mod unused;
 mod write;
@@ -35,8 +34,8 @@ use self::group::Groups;
 use self::inode::{Node, ROOT, flag};
 use self::journal::Journal;
 use self::map::Mapping;
-use self::number::{div, length, wide};
 use self::superblock::Superblock;
+use crate::number::{div, length, wide};
 use crate::{Attributes, DirEntry, FileKind, FileSystem, Identity, Inode, Stored};
 
 pub(crate) use self::superblock::{kind_of_raw, uuid_text};

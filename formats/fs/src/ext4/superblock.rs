@@ -7,7 +7,7 @@ use rehost_block::{Disk, Error, Fields, Result};
 
 use super::checksum::crc32c;
 use super::features::{Features, compat, incompat, ro_compat};
-use super::number::{div_up, join, wide};
+use crate::number::{div_up, join, wide};
 
 /// Byte offset of the superblock.
 pub(super) const AT: u64 = 1024;

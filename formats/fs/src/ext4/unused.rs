@@ -13,7 +13,7 @@ use super::Ext4;
 use super::checksum::crc32c;
 use super::features::{incompat, ro_compat};
 use super::group::{BLOCK_UNINIT, Group};
-use super::number::{div_up, index};
+use crate::number::{div_up, index};
 use crate::unused::{push, subtract};
 
 /// `s_state`: unmounted cleanly; errors were found.

@@ -8,8 +8,8 @@ use rehost_block::{Error, Fields, Result};
 use super::Ext4;
 use super::checksum::crc32c;
 use super::inode::{Node, flag};
-use super::number::{index, length};
 use super::superblock::checksum_error;
+use crate::number::{index, length};
 
 /// Magic of both places.
 pub(super) const MAGIC: u32 = 0xea02_0000;

@@ -5,7 +5,7 @@
 
 use rehost_block::{Disk, Error, Fields, Result, round_up};
 
-use super::number::{div, wide};
+use crate::number::{div, wide};
 
 /// Bytes of the boot sector that are read.
 pub(super) const LEN: usize = 512;

@@ -6,8 +6,8 @@ use super::Fat;
 use super::boot::Root;
 use super::entry::{DELETED, DIRECTORY, LABEL, LEN, LONG, Short, shown};
 use super::name::{Pieces, folded};
-use super::number::{length, wide};
 use super::table::Row;
+use crate::number::{length, wide};
 
 /// Most bytes of a directory: 65536 entries (the specification's limit).
 pub(super) const MOST_BYTES: u64 = 2 << 20;

@@ -33,8 +33,8 @@ use rehost_block::{Disk, Error, Fields, Result};
 use self::boot::{Boot, Root};
 use self::dir::{Listing, Place};
 use self::entry::{DELETED, DIRECTORY, LABEL, LEN, READ_ONLY, Short};
-use self::number::{div, length, wide};
 use self::table::{Row, Table};
+use crate::number::{div, length, wide};
 use crate::{Attributes, DirEntry, FileKind, FileSystem, Identity, Inode, Stored};
 
 pub use self::write::FatMut;

@@ -1,26 +1,8 @@
-//! Conversions and checked stores that do not panic.
+//! Checked stores that do not panic.
 
 use rehost_block::{Error, Result};
 
-/// A length in memory as a byte count. Lossless on every target this program builds for.
-pub(super) fn wide(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
-}
-
-/// A byte count as a length in memory.
-pub(super) fn length(len: u64) -> Result<usize> {
-    usize::try_from(len).map_err(|_| Error::unsupported("length exceeds this machine's memory"))
-}
-
-/// `a / b`; no caller's `b` is zero.
-pub(super) fn div(a: u64, b: u64) -> u64 {
-    a.checked_div(b).unwrap_or(0)
-}
-
-/// `a % b`; no caller's `b` is zero.
-pub(super) fn rem(a: u64, b: u64) -> u64 {
-    a.checked_rem(b).unwrap_or(0)
-}
+use crate::number::length;
 
 /// Stores `value` at byte `at`.
 pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Result<()> {

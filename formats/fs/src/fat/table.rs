@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rehost_block::{Disk, DiskMut, Error, Result, round_up};
 
 use super::boot::{Boot, Width};
-use super::number::{div, length, put, rem, wide};
+use super::number::put;
+use crate::number::{div, length, rem, wide};
 
 /// Bytes of each table that are read at a time. A FAT12 table is smaller, so that no entry lies in two.
 const PAGE: u64 = 64 << 10;

@@ -5,7 +5,7 @@
 use rehost_block::{Disk, Error, Fields, Result};
 
 use super::SECTOR;
-use crate::ext4::number::length;
+use crate::number::length;
 
 const NAME: &str = "volume descriptor";
 

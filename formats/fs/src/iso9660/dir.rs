@@ -10,7 +10,7 @@ use rehost_block::{Error, Result};
 
 use super::record::{Record, starts};
 use super::{Iso9660, Names, Node};
-use crate::ext4::number::length;
+use crate::number::length;
 use crate::{DirEntry, FileKind, Inode};
 
 /// The largest directory, in bytes. Ours: half a million files.

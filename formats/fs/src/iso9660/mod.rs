@@ -31,7 +31,7 @@ use self::descriptor::Descriptors;
 use self::dir::Listing;
 use self::record::Record;
 use self::rock::Rock;
-use crate::ext4::number::{length, rem, wide};
+use crate::number::{length, rem, wide};
 use crate::places::Places;
 use crate::{Attributes, DirEntry, FileKind, FileSystem, Identity, Inode, Stored};
 

@@ -5,7 +5,7 @@
 use rehost_block::{Disk, Error, Fields, Result};
 
 use super::time;
-use crate::ext4::number::{index, length};
+use crate::number::{index, length};
 
 pub(super) const STRUCTURE: &str = "directory record";
 

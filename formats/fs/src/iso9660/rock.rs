@@ -7,7 +7,7 @@ use rehost_block::{Error, Result};
 use super::record::Record;
 use super::susp::Entry;
 use super::time;
-use crate::ext4::number::index;
+use crate::number::index;
 use crate::{FileKind, Inode};
 
 /// The longest name (Linux's `NAME_MAX`).

@@ -5,7 +5,7 @@
 use rehost_block::{Disk, Error, Fields, Result};
 
 use super::record::Record;
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 
 const STRUCTURE: &str = "system use entry";
 

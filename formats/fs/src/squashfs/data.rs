@@ -11,7 +11,7 @@ use rehost_block::{Error, Fields, Result};
 use super::Squashfs;
 use super::inode::{Content, File, Node};
 use crate::Stored;
-use crate::ext4::number::{div, div_up, index, length, rem, wide};
+use crate::number::{div, div_up, index, length, rem, wide};
 
 /// Set in a length when the block is stored as it is.
 const PLAIN: u32 = 1 << 24;

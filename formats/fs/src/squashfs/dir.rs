@@ -8,7 +8,7 @@ use rehost_block::{Error, Result};
 use super::Squashfs;
 use super::inode::{Content, Directory, Node};
 use super::metadata::{Cursor, Place};
-use crate::ext4::number::wide;
+use crate::number::wide;
 use crate::{DirEntry, FileKind, Inode};
 
 const STRUCTURE: &str = "directory table";

@@ -274,7 +274,7 @@ impl Node {
         let (size, device) = match &self.content {
             Content::Directory(directory) => (u64::from(directory.size), None),
             Content::File(file) => (file.size, None),
-            Content::Link(target) => (crate::ext4::number::wide(target.len()), None),
+            Content::Link(target) => (crate::number::wide(target.len()), None),
             Content::Device(major, minor) => (0, Some((*major, *minor))),
             Content::Nothing => (0, None),
         };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rehost_block::{Disk, Error, Result};
 
 use super::codec::Compressor;
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 
 const STRUCTURE: &str = "metadata block";
 

@@ -23,7 +23,7 @@ use self::data::Kept;
 use self::inode::Content;
 use self::metadata::Metadata;
 use self::superblock::Superblock;
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 use crate::places::Places;
 use crate::{Attributes, DirEntry, FileKind, FileSystem, Identity, Inode, Stored};
 

@@ -13,7 +13,7 @@ use super::Xfs;
 use super::check::{self, Block, Verify};
 use super::inode::{Fork, Format, Node};
 use super::map::Mapping;
-use crate::ext4::number::length;
+use crate::number::length;
 use crate::{DirEntry, FileKind, Inode};
 
 const NAME: &str = "directory block";

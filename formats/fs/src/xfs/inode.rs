@@ -7,7 +7,7 @@ use rehost_block::{Error, Fields, Result};
 
 use super::Xfs;
 use super::check::{self, HEADER_HINT};
-use crate::ext4::number::length;
+use crate::number::length;
 use crate::{Attributes, FileKind};
 
 const NAME: &str = "inode";

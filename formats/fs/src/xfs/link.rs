@@ -9,7 +9,7 @@ use super::Xfs;
 use super::check::{self, Block};
 use super::inode::{Format, Node};
 use crate::FileKind;
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 
 /// The longest target (`XFS_SYMLINK_MAXLEN`).
 const MOST: u64 = 1024;

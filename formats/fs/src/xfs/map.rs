@@ -8,7 +8,7 @@ use rehost_block::{Error, Fields, Result};
 use super::Xfs;
 use super::check::{self, Block};
 use super::inode::{Fork, Format, Node};
-use crate::ext4::number::{div, wide};
+use crate::number::{div, wide};
 
 const NAME: &str = "extent tree";
 

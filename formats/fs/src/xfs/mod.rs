@@ -35,8 +35,8 @@ use self::inode::Node;
 use self::map::Mapping;
 use self::superblock::Superblock;
 use crate::ext4::blocks::Blocks;
-use crate::ext4::number::wide;
 use crate::ext4::uuid_text;
+use crate::number::wide;
 use crate::{Attributes, DirEntry, FileKind, FileSystem, Identity, Inode, Stored};
 
 /// Block maps kept, at most.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rehost_block::{Disk, Error, Fields, Result};
 
 use super::check::{self, HEADER_HINT};
-use crate::ext4::number::{div, length, rem};
+use crate::number::{div, length, rem};
 
 const NAME: &str = "superblock";
 

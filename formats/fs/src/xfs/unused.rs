@@ -10,7 +10,7 @@ use rehost_block::{Disk, Error, Fields, Result};
 
 use super::check::{self, HEADER_HINT, Verify};
 use super::{Xfs, log, superblock::Superblock};
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 use crate::unused::push;
 
 /// Where there is no block.

@@ -10,7 +10,7 @@ use super::Xfs;
 use super::check;
 use super::inode::{Format, Node};
 use super::map::Mapping;
-use crate::ext4::number::wide;
+use crate::number::wide;
 
 const NAME: &str = "attribute block";
 

@@ -298,3 +298,20 @@ pub fn unpacked(path: &Path) -> Option<Vec<u8>> {
     let out = Command::new(tool).arg("-dc").arg(path).output().ok()?;
     Some(out.stdout)
 }
+
+/// How much a property is tested: with `modest` cases in every run of the tests; with `REHOST_LONG=1` 2000
+/// cases, with another number so many.
+pub fn property(modest: u32, max_shrink_iters: u32) -> proptest::test_runner::Config {
+    let long = std::env::var("REHOST_LONG")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    proptest::test_runner::Config {
+        cases: match long {
+            None | Some(0) => modest,
+            Some(1) => 2000,
+            Some(cases) => cases,
+        },
+        max_shrink_iters,
+        ..proptest::test_runner::Config::default()
+    }
+}

@@ -21,7 +21,7 @@ use super::items::{self, Left};
 use super::rebuild::rebuild;
 use super::transaction::{Devices, Transaction, write};
 use crate::FileKind;
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 
 /// The longest content kept in an item: the kernel's `max_inline` where nobody sets it.
 const MOST_INLINE: usize = 2048;
@@ -242,7 +242,7 @@ impl Transaction<'_> {
 
     fn most_inline(&self, most: usize) -> usize {
         let sb = &self.volume.nodes.sb;
-        let sector = crate::ext4::number::index(sb.sector).saturating_sub(1);
+        let sector = crate::number::index(sb.sector).saturating_sub(1);
         most.min(sector).min(sb.most_item().saturating_sub(INLINE))
     }
 

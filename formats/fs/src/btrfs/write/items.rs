@@ -12,7 +12,7 @@ use super::super::key::{Key, kind, tree};
 use super::super::names::Edited;
 use super::super::superblock::HINT;
 use super::super::tree::Tree;
-use crate::ext4::number::{div, index, length, wide};
+use crate::number::{div, index, length, wide};
 
 pub(super) const EXTENT_ITEM: u8 = 168;
 pub(super) const METADATA_ITEM: u8 = 169;

@@ -285,7 +285,7 @@ impl FileSystemMut for BtrfsMut {
     fn overwrite(&self, inode: Inode, content: &[u8]) -> Result<()> {
         let state = self.read();
         let node = state.fs.file(inode)?;
-        if crate::ext4::number::wide(content.len()) != node.size {
+        if crate::number::wide(content.len()) != node.size {
             return Err(Error::usage(format!(
                 "{} bytes cannot overwrite the {} of inode {}",
                 content.len(),

@@ -14,7 +14,7 @@ use super::super::key::{KEY, Key};
 use super::super::node::{HEADER, ITEM, Node, Nodes, POINTER, Pointer};
 use super::super::superblock::{LEVELS, TreeRoot};
 use super::super::tree::Changes;
-use crate::ext4::number::{index, wide};
+use crate::number::{index, wide};
 
 /// `BTRFS_HEADER_FLAG_WRITTEN`, and the revision of back references in the highest byte.
 const WRITTEN: u64 = 1 | (1 << 56);

@@ -16,7 +16,7 @@ use super::super::key::Key;
 use super::super::names::Edited;
 use super::super::superblock::{COPIES, TreeRoot};
 use super::items;
-use crate::ext4::number::{div, rem, wide};
+use crate::number::{div, rem, wide};
 
 /// Bytes of a stripe, and of what the kernel leaves free around a superblock.
 const STRIPE: u64 = 64 << 10;
@@ -332,7 +332,7 @@ fn group(volume: &Volume, tree: &mut Edited<'_>, whole: Range<u64>, delta: &Delt
 /// The bits of a bitmap: which of its sectors are free.
 fn bitmap(key: Key, free: &[Range<u64>], sector: u64) -> Result<Vec<u8>> {
     let sectors = div(key.offset, sector);
-    let mut bits = vec![0u8; crate::ext4::number::length(sectors.div_ceil(8))?];
+    let mut bits = vec![0u8; crate::number::length(sectors.div_ceil(8))?];
     let end = key.id.saturating_add(key.offset);
     for range in free {
         let mut at = range.start.max(key.id);

@@ -22,7 +22,7 @@ use super::super::superblock::{COPIES, SIZE, TreeRoot};
 use super::rebuild::{Built, rebuild};
 use super::space::{self, Delta, Space};
 use super::{Accounts, items};
-use crate::ext4::number::{div, length, rem, wide};
+use crate::number::{div, length, rem, wide};
 
 /// Rounds until the accounts agree with the blocks, at most. Ours: two or three are usual.
 const MOST_ROUNDS: usize = 24;

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use rehost_block::{Error, Fields, Result};
 
 use super::super::checksum::{crc32_be, crc32c};
-use super::super::number::join;
 use super::super::superblock::checksum_error;
 use super::Place;
 use super::header::{Checksums, JournalHeader, MAGIC};
+use crate::number::join;
 
 const DESCRIPTOR: u32 = 1;
 const COMMIT: u32 = 2;

@@ -18,7 +18,7 @@ use self::header::JournalHeader;
 use self::log::Log;
 use super::Ext4;
 use super::map::Mapping;
-use super::number::{length, wide};
+use crate::number::{length, wide};
 
 /// The journal of a filesystem, found and checked.
 pub(super) struct Journal {

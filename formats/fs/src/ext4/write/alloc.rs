@@ -8,10 +8,10 @@ use rehost_block::{Error, Kind, Result};
 use super::super::checksum::crc32c;
 use super::super::features::incompat;
 use super::super::group::{BLOCK_UNINIT, Group, INODE_UNINIT};
-use super::super::number::{div, div_up, halves16, index, rem};
 use super::change::Change;
 use super::stamp::{Bit, clear_run, mark, put16, set};
 use crate::FileKind;
+use crate::number::{div, div_up, halves16, index, rem};
 
 /// Blocks that lie together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use rehost_block::{Error, Fields, Result};
 
 use super::super::features::{compat, incompat};
 use super::super::inode::{Node, flag};
-use super::super::number::{halves, halves16, wide};
 use super::super::xattr::{MAGIC, PREFIXES, Stored, acl_to_disk, block_checksum, entry_len};
 use super::alloc::Run;
 use super::change::{Change, Stamp, blocks_of};
 use super::layout::set_blocks;
 use super::stamp::{put, put8, put16, put32};
+use crate::number::{halves, halves16, wide};
 
 /// Bytes of an attribute block before its entries.
 const HEAD: usize = 32;

@@ -15,9 +15,9 @@ use super::super::Ext4;
 use super::super::checksum::crc32c;
 use super::super::features::incompat;
 use super::super::inode::{self, Node};
-use super::super::number::{halves, halves16, index, join, length, wide};
 use super::super::superblock::AT;
 use super::stamp::{put, put16, put32};
+use crate::number::{halves, halves16, index, join, length, wide};
 
 /// A change in the making.
 pub(super) struct Change<'a> {

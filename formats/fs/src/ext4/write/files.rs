@@ -6,12 +6,12 @@ use super::super::dir::check_name;
 use super::super::features::ro_compat;
 use super::super::inode::{Node, ROOT, flag};
 use super::super::map::Extent;
-use super::super::number::{div_up, halves, halves16, length, wide};
 use super::change::{Change, NEW, Stamp};
 use super::layout::{from_start, maps_blocks, set_blocks, set_size};
 use super::names::Name;
 use super::stamp::{put, put16, put32};
 use crate::FileKind;
+use crate::number::{div_up, halves, halves16, length, wide};
 
 /// Most names of a file (`EXT4_LINK_MAX`).
 const MOST_LINKS: u16 = 65_000;

@@ -10,10 +10,10 @@ use rehost_block::{Error, Fields, Result};
 use super::super::dir::{Form, index_checksum, slots, span_to_disk};
 use super::super::htree::{Step, hash};
 use super::super::inode::{Node, flag};
-use super::super::number::wide;
 use super::change::Change;
 use super::names::Name;
 use super::stamp::{put8, put16, put32};
+use crate::number::wide;
 
 /// A name with its hash.
 type Hashed = (u32, Name);

@@ -6,10 +6,10 @@ use super::super::checksum::crc32c;
 use super::super::features::incompat;
 use super::super::inode::{MAP_LEN, Node, flag};
 use super::super::map::{Extent, MAGIC, MOST_DEPTH, MOST_LEN};
-use super::super::number::{div_up, halves, halves16, wide};
 use super::alloc::Run;
 use super::change::Change;
 use super::stamp::{put, put16, put32};
+use crate::number::{div_up, halves, halves16, wide};
 
 /// Entries of an extent tree's root.
 const ROOT_ENTRIES: usize = 4;

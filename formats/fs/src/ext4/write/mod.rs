@@ -30,8 +30,8 @@ use self::stamp::put32;
 use super::Ext4;
 use super::features::{compat, incompat};
 use super::journal::Journal;
-use super::number::wide;
 use super::superblock::AT;
+use crate::number::wide;
 use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// MMP sequence number of a filesystem that nobody uses.

@@ -11,11 +11,11 @@ use super::super::dir::{TAIL_LEN, TAIL_TYPE, slot_len, slots, span_to_disk, type
 use super::super::features::{compat, incompat};
 use super::super::inode::{Node, flag};
 use super::super::map::Extent;
-use super::super::number::{length, wide};
 use super::change::{Change, Stamp};
 use super::layout::set_size;
 use super::stamp::{put, put8, put16, put32};
 use crate::FileKind;
+use crate::number::{length, wide};
 
 /// A name to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

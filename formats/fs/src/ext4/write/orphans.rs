@@ -10,11 +10,11 @@ use rehost_block::{Error, Result};
 
 use super::super::inode::{Node, flag};
 use super::super::map::Extent;
-use super::super::number::div_up;
 use super::alloc::Run;
 use super::change::Change;
 use super::layout::maps_blocks;
 use super::stamp::put32;
+use crate::number::div_up;
 
 impl Change<'_> {
     /// Clears the list.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use rehost_block::{Error, Kind, Result};
 
-use super::super::number::{length, wide};
 use super::super::table::{Row, push_cluster};
 use super::change::Change;
+use crate::number::{length, wide};
 
 /// What a table entry becomes at the end of a chain; each width keeps its low bits.
 const END: u32 = 0x0fff_ffff;

@@ -25,8 +25,8 @@ use self::change::Change;
 pub(in crate::fat) use self::marks::is_summary;
 use super::check::Survey;
 use super::entry::{ARCHIVE, READ_ONLY};
-use super::number::length;
 use super::{Fat, inode_at};
+use crate::number::length;
 use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// A FAT filesystem, open for writing.

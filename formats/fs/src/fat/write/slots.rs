@@ -6,7 +6,7 @@ use rehost_block::{DiskMut, Error, Kind, Result};
 
 use super::super::dir::{Listing, MOST_BYTES, Place};
 use super::super::entry::{DELETED, LABEL, LEN, LONG};
-use super::super::number::wide;
+use crate::number::wide;
 
 /// Where a new name goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use rehost_block::{Error, Result};
 use super::super::superblock::Superblock;
 use super::ring::{BB, LITTLE_ENDIAN, MAGIC, PER_HEADER, Position, UNMOUNT};
 use super::transaction::{self, CLIENT_LOG, CLIENT_TRANSACTION, flag, kind};
-use crate::ext4::number::{div, index, length, rem, wide};
+use crate::number::{div, index, length, rem, wide};
 
 /// Bytes that one bit of a buffer's map stands for.
 const CHUNK: usize = 128;

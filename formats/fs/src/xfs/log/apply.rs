@@ -9,7 +9,7 @@ use super::super::Sectors;
 use super::super::superblock::Superblock;
 use super::transaction::{Item, kind};
 use super::{corrupt, unsupported};
-use crate::ext4::number::{index, length, wide};
+use crate::number::{index, length, wide};
 
 /// Bytes that one bit of a buffer's map stands for.
 const CHUNK: usize = 128;

@@ -11,7 +11,7 @@ use rehost_block::{Disk, Error, Fields, Result};
 
 use super::super::superblock::Superblock;
 use super::{NAME, corrupt, unsupported};
-use crate::ext4::number::{div, halves, index, length, rem, wide};
+use crate::number::{div, halves, index, length, rem, wide};
 
 pub(super) const BB: u64 = 512;
 pub(super) const MAGIC: u32 = 0xfeed_babe;

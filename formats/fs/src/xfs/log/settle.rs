@@ -19,7 +19,7 @@ use super::apply::{QUOTAS, Replay};
 use super::ring::{BB, LITTLE_ENDIAN, MAGIC, Position, Ring};
 use super::transaction::{Item, kind};
 use super::{check_intents, replayed, unsupported};
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 
 /// Buckets of a group's list of unlinked inodes.
 const BUCKETS: usize = 64;

@@ -6,7 +6,7 @@ use rehost_block::{Fields, Result};
 
 use super::ring::Record;
 use super::{corrupt, unsupported};
-use crate::ext4::number::index;
+use crate::number::index;
 
 /// Kinds of items.
 pub(super) mod kind {

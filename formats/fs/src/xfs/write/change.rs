@@ -16,7 +16,7 @@ use super::super::Xfs;
 use super::super::inode::Node;
 use super::super::log::{Appended, Changed, Position, append};
 use super::stamp::{Kind, put, seal_inode};
-use crate::ext4::number::{div, length, rem, wide};
+use crate::number::{div, length, rem, wide};
 
 /// A change in the making.
 pub(super) struct Change<'a> {

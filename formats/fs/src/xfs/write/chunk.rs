@@ -9,7 +9,7 @@ use super::change::Change;
 use super::group::{Header, counter, inodes};
 use super::inodes::CHUNK;
 use super::stamp::{Kind, put, put8, put32, put64, seal_inode};
-use crate::ext4::number::{div, index};
+use crate::number::{div, index};
 
 /// `XFS_RMAP_OWN_INODES`: owner of chunks of inodes (-7).
 const OWNER: u64 = u64::MAX - 6;

@@ -10,7 +10,7 @@ use super::change::Change;
 use super::space::{blocks_of, list_len, packed};
 use super::stamp::{put, put8, put16, put32, put64};
 use crate::FileKind;
-use crate::ext4::number::wide;
+use crate::number::wide;
 
 /// `di_flags2`.
 const BIGTIME: u64 = 1 << 3;

@@ -280,7 +280,7 @@ pub(super) fn entries(names: &[Name], places: &[usize], base: u64) -> Result<Vec
         .iter()
         .zip(places)
         .map(|(name, place)| {
-            let at = base.saturating_add(crate::ext4::number::wide(*place)) / 8;
+            let at = base.saturating_add(crate::number::wide(*place)) / 8;
             Ok((hash(&name.name), super::btree::narrow(at)?))
         })
         .collect()

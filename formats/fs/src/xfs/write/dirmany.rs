@@ -13,7 +13,7 @@ use super::change::Change;
 use super::dirblock::{Entry, HEADER, Name, Part, hash, parts, put_entries, put_free};
 use super::names::{data_number, short};
 use super::stamp::{Kind, put, put16, put32};
-use crate::ext4::number::{div, length, rem, wide};
+use crate::number::{div, length, rem, wide};
 
 /// Where entries begin in every block of the index, and numbers in the table of room.
 const INDEX_AT: usize = 64;

@@ -8,7 +8,7 @@ use super::change::{Change, is_refusal};
 use super::core::{Ownership, REFLINK, Stamp};
 use super::space::Owner;
 use super::stamp::put64;
-use crate::ext4::number::{length, wide};
+use crate::number::{length, wide};
 use crate::{FileKind, Inode};
 
 /// Names that one file can have (`XFS_MAXLINK`).

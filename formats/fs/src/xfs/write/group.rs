@@ -7,7 +7,7 @@ use rehost_block::{Error, Fields, Result};
 use super::super::check::{self, Verify};
 use super::change::Change;
 use super::stamp::{Kind, put32, put64};
-use crate::ext4::number::index;
+use crate::number::index;
 
 /// One of a group's two headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::btree::{Key, Which, narrow};
 use super::change::{Change, is_refusal};
 use super::group::{Header, counter, inodes};
 use super::stamp::{put8, put32, put64};
-use crate::ext4::number::index;
+use crate::number::index;
 
 /// Inodes of a chunk.
 pub(super) const CHUNK: u32 = 64;

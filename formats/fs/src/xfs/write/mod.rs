@@ -36,7 +36,7 @@ use self::change::Change;
 use self::core::Ownership;
 use super::Xfs;
 use super::log::{self, Position};
-use crate::ext4::number::wide;
+use crate::number::wide;
 use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// An XFS filesystem, open for writing.

@@ -15,7 +15,7 @@ use super::dirblock::{self, Name};
 use super::space::Owner;
 use super::stamp::put64;
 use crate::FileKind;
-use crate::ext4::number::{div, length, wide};
+use crate::number::{div, length, wide};
 
 /// `XFS_DIR3_FT_*`.
 pub(super) const fn code(kind: FileKind) -> u8 {

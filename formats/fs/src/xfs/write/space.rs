@@ -10,7 +10,7 @@ use super::super::map::Extent;
 use super::btree::{Key, LAST, OFFSET, UNWRITTEN, Which, narrow, pair};
 use super::change::{Change, is_refusal};
 use super::group::{Header, counter, free_space};
-use crate::ext4::number::{div, rem, wide};
+use crate::number::{div, rem, wide};
 
 /// Blocks of an extent, at most: 21 bits.
 const MOST_EXTENT: u64 = (1 << 21) - 1;

@@ -1,4 +1,4 @@
-//! Conversions between the widths that ext4 and XFS use: lossless or checked, never cut off.
+//! Conversions between the widths that filesystems use, and divisions: lossless or checked, never cut off.
 
 use rehost_block::{Error, Result};
 
