@@ -135,6 +135,20 @@ fn every_recording_has_its_verdict() {
             "emergency recovery shell",
         ),
         (
+            "alpine-3.23-shell",
+            Failed,
+            Initramfs,
+            "alpine-shell",
+            "Launching initramfs emergency recovery shell.",
+        ),
+        (
+            "login-without-name",
+            Booted,
+            Login,
+            "login-prompt",
+            "(none) login:",
+        ),
+        (
             "passphrase",
             Failed,
             Initramfs,

@@ -17,7 +17,7 @@ use super::drivers::ModuleTree;
 use super::network::Link;
 use super::{Change, Edit, How, Note, Planner};
 use crate::guest::FoundFile;
-use crate::initramfs::{Loading, Override, Rebuilt, Unpackers, Wanted, rebuild};
+use crate::initramfs::{AddedModule, Loading, Override, Rebuilt, Unpackers, Wanted, rebuild};
 use crate::target::Bus;
 use crate::unified::{INITRD, sealed, with_initrd};
 
@@ -206,16 +206,23 @@ impl Planner<'_> {
             },
             None => built.content,
         };
-        let reason = match built.added.first() {
-            Some(_) => format!(
-                "the initramfs of kernel {} lacks drivers that find its root filesystem on {}",
-                kernel.version,
+        let of_disks = |module: &AddedModule| {
+            let mut drivers = self.buses.iter().flat_map(|bus| bus.drivers);
+            drivers.any(|name| ModuleName::new(name) == module.name)
+        };
+        let version = &kernel.version;
+        let reason = if built.added.iter().any(of_disks) {
+            format!(
+                "the initramfs of kernel {version} lacks drivers that find its root filesystem on {}",
                 self.hardware()
-            ),
-            None => format!(
-                "the initramfs of kernel {} names what the new machine calls otherwise",
-                kernel.version
-            ),
+            )
+        } else if built.added.is_empty() {
+            format!("the initramfs of kernel {version} names what the new machine calls otherwise")
+        } else {
+            format!(
+                "the initramfs of kernel {version} lacks drivers for {}",
+                self.hardware()
+            )
         };
         let change = Change::Initramfs {
             kernel: kernel.version.clone(),

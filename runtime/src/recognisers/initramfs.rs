@@ -110,7 +110,7 @@ pub(super) const TABLE: &[Recogniser] = &[
     entry(
         "alpine-shell",
         Line,
-        r"initramfs emergency recovery shell launched",
+        r"initramfs emergency recovery shell launched|^Launching initramfs emergency recovery shell",
         Failed,
         "dropped to the initramfs emergency shell",
     ),

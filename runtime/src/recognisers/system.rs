@@ -10,7 +10,7 @@ pub(super) const TABLE: &[Recogniser] = &[
     Recogniser {
         id: "login-prompt",
         shape: Prompt,
-        pattern: r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63} login: ",
+        pattern: r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63}|\(none\)) login: ",
         except: Some(r"^Last login: "),
         meaning: Login,
         says: "reached the login prompt",
