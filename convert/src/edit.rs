@@ -9,7 +9,7 @@ use rehost_inject::plan::{EditPlan, NetworkCard, PlanOptions, plan as plan_edits
 use rehost_inject::target::Target;
 use rehost_inspect::Guest;
 
-use crate::source::vmx::Vm;
+use crate::source::Vm;
 
 /// Overlays over a guest's disks, with the edits in them.
 #[derive(Debug)]
@@ -90,8 +90,7 @@ fn writable(overlays: &[Arc<Overlay>]) -> Vec<Arc<dyn DiskMut>> {
         .collect()
 }
 
-/// The network cards of a VMware machine, with the names its slots gave them in the guest: udev
-/// names a card in hot-plug slot N `ensN` (systemd.net-naming-scheme(7)).
+/// The network cards of a machine, with the names that their places gave them in the guest.
 #[must_use]
 pub fn cards(vm: &Vm) -> Vec<NetworkCard> {
     vm.nics
@@ -100,7 +99,7 @@ pub fn cards(vm: &Vm) -> Vec<NetworkCard> {
             let mac = nic.mac.clone()?;
             Some(NetworkCard {
                 mac,
-                old_name: nic.pci_slot.map(|slot| format!("ens{slot}")),
+                old_name: nic.guest_name.clone(),
             })
         })
         .collect()

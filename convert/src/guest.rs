@@ -7,7 +7,7 @@ use rehost_block::{AllowedFolders, Disk, Error, Kind, Opened, Opener, Result};
 use rehost_image::{Format, Image, LayerDescription, OpenOptions, Secret};
 use rehost_inspect::{Guest, Options, Volumes};
 
-use crate::source::vmx::{self, Vm};
+use crate::source::{self, Described, Vm};
 use crate::verbs::in_place::settled;
 
 /// How an image is to be opened.
@@ -33,19 +33,26 @@ pub struct OpenedVm {
 }
 
 impl OpenedVm {
-    /// Opens a VMX and its disks, or an image as a VM of one disk; the images of `more` are further
-    /// disks of it.
+    /// Opens a VMX or a libvirt domain and its disks, or an image as a VM of one disk; the images of
+    /// `more` are further disks of it.
     ///
     /// # Errors
-    /// As [`open_image`] and the VMX parser.
+    /// As [`open_image`] and the readers of descriptions.
     pub fn open(path: &Path, more: &[PathBuf], options: &ImageOptions<'_>) -> Result<Self> {
-        let mut opened = if options.format.is_none() && is_vmx(path) {
+        let described = source::description(path).filter(|_| options.format.is_none());
+        let mut opened = if let Some(described) = described {
             let opener = gate(options.allow_paths)?;
-            let vm = vmx::read(path, &opener)?;
+            let vm = source::read(path, described, &opener)?;
             let images = vm
                 .disks
                 .iter()
-                .map(|disk| open_through(&disk.path, options, &opener))
+                .map(|disk| {
+                    let options = ImageOptions {
+                        format: disk.format,
+                        ..*options
+                    };
+                    open_through(&disk.path, &options, &opener)
+                })
                 .collect::<Result<_>>()?;
             Self {
                 vm: Some(vm),
@@ -70,21 +77,19 @@ impl OpenedVm {
     }
 }
 
-/// Whether a file is a VMX by its name. Its content is lines of text like any other's.
-#[must_use]
-pub fn is_vmx(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|suffix| suffix.eq_ignore_ascii_case("vmx"))
-}
-
 /// Opens an image and everything it names that the gate lets through.
 ///
 /// # Errors
-/// As [`Image::open_with`]; Usage for a VMX, which would pass for a raw image, and for a file that a
-/// killed run left half changed.
+/// As [`Image::open_with`]; Usage for a machine's description, which would pass for a raw image, and for
+/// a file that a killed run left half changed.
 pub fn open_image(path: &Path, options: &ImageOptions<'_>) -> Result<Image> {
-    if options.format.is_none() && is_vmx(path) && path.is_file() {
-        return Err(Error::usage("is a VMX file, not a disk image")
+    let described = source::description(path).filter(|_| options.format.is_none());
+    if let Some(described) = described.filter(|_| path.is_file()) {
+        let what = match described {
+            Described::Vmx => "is a VMX file, not a disk image",
+            Described::Libvirt | Described::Disks => "is a machine's XML, not a disk image",
+        };
+        return Err(Error::usage(what)
             .in_file(path)
             .hint("name one of its disks (`rehost inspect` lists them)"));
     }

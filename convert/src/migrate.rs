@@ -5,6 +5,8 @@
 
 mod boots;
 mod machine;
+mod open;
+mod results;
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -14,23 +16,24 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use rehost_block::{Disk, Error, Result};
-use rehost_image::Compression;
+use rehost_image::{Compression, Format};
 use rehost_inject::plan::{EditPlan, FirstBoot, PlanOptions, SerialConsole};
 use rehost_inspect::Guest;
 use rehost_inspect::model::GuestSystem;
 
 use crate::edit::{Edited, cards, edit, plan};
-use crate::guest::{ImageOptions, OpenedVm, choose_root, evidence, is_vmx, look};
+use crate::guest::{OpenedVm, choose_root, look};
 use crate::hardware::Hardware;
 use crate::interrupt;
 use crate::proof::Booting;
-use crate::report::{Ending, Report, SourceDisk, Step, WrittenDisk};
-use crate::target::libvirt::{DiskBus, domain_name};
-use crate::unfinished::{Existing, Unfinished};
+use crate::report::{Ending, Report, Step};
+use crate::source::disks::Wishes;
+use crate::source::{Firmware, Vm};
+use crate::target::{Form, file_name};
+use crate::unfinished::Existing;
 use crate::voice::{Voice, bytes};
-use crate::write::{Writing, default_options, write_unnamed};
 
-use machine::{KVM, REPORT, domain, image_name, to_make};
+use machine::image_name;
 
 /// How far a migration goes.
 #[derive(Debug, Clone, Copy)]
@@ -56,10 +59,16 @@ pub enum Boots {
 /// What is to be done.
 #[derive(Debug)]
 pub struct Migration<'a> {
-    /// The VM: a VMX file.
+    /// The VM: a VMX file, a libvirt domain, or its first disk.
     pub source: &'a Path,
+    /// Further disks of it.
+    pub more: &'a [PathBuf],
+    /// The format of disks that no description says one for; without it, their signatures decide.
+    pub format: Option<Format>,
     /// Folders outside the VM's own from which disks may be opened.
     pub allow_paths: &'a [PathBuf],
+    /// What the user says of the machine.
+    pub wishes: Wishes,
     /// The machine that the guest is moved to.
     pub hardware: Hardware,
     /// How far it goes.
@@ -74,6 +83,8 @@ pub struct Migration<'a> {
     pub preflight: Boots,
     /// Whether the written image is booted.
     pub proof: Boots,
+    /// Whether a guest that is booted must answer for its static addresses, too.
+    pub network: Boots,
     /// How guests are booted; sizes come from the VM, the bus from the machine it is moved to.
     pub booting: Booting,
     /// Whether and how the written images are compressed.
@@ -127,6 +138,7 @@ impl Run<'_> {
         let opened = self.timed("open", Self::open)?;
         let disks = opened.disks();
         let guest = self.timed("inspect", |run| run.inspect(&disks))?;
+        self.settle_machine(&guest, &opened)?;
         let plan = self.timed("plan", |run| run.plan(&guest, &disks))?;
         let Stop::Never { folder } = self.migration.stop else {
             return Ok(Ending::Planned);
@@ -155,55 +167,6 @@ impl Run<'_> {
             seconds: begun.elapsed().as_secs_f64(),
         });
         result
-    }
-
-    fn open(&mut self) -> Result<OpenedVm> {
-        let source = self.migration.source;
-        self.voice
-            .step(format_args!("Opening {}.", source.display()));
-        if !is_vmx(source) {
-            return Err(Error::usage("is not a VMX file").in_file(source).hint(
-                "migrate takes a whole VM; for a lone disk image use `rehost inject` and `rehost verify`",
-            ));
-        }
-        let options = ImageOptions {
-            allow_paths: self.migration.allow_paths,
-            secrets: &self.migration.booting.secrets,
-            ..ImageOptions::default()
-        };
-        let opened = OpenedVm::open(source, &[], &options)?;
-        if opened.images.is_empty() {
-            return Err(Error::usage("names no disk that is present").in_file(source));
-        }
-        self.report.vm.clone_from(&opened.vm);
-        for left_out in opened.vm.iter().flat_map(|vm| &vm.left_out) {
-            self.report.decided(
-                format!("{} is not carried over", left_out.what),
-                format!("{}:{}", source.display(), left_out.line),
-            );
-        }
-        for image in &opened.images {
-            self.voice.detail(format_args!(
-                "{} ({}, {})",
-                image.files().first().unwrap_or(&PathBuf::new()).display(),
-                image.format(),
-                bytes(image.size())
-            ));
-            for layer in image.layers() {
-                let Some(evidence) = evidence(layer) else {
-                    continue;
-                };
-                self.report.decided(
-                    format!("{} is read as {}", layer.path.display(), layer.format),
-                    evidence,
-                );
-            }
-            self.report.sources.push(SourceDisk {
-                layers: image.layers().to_vec(),
-                files: image.files().to_vec(),
-            });
-        }
-        Ok(opened)
     }
 
     fn inspect(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Guest> {
@@ -237,10 +200,9 @@ impl Run<'_> {
     fn plan(&mut self, guest: &Guest, disks: &[Arc<dyn Disk>]) -> Result<EditPlan> {
         self.voice.step("Planning the edits.");
         let hardware = self.migration.hardware;
-        if hardware.target.name == KVM {
-            // What cannot be described is better refused before the guest is edited and booted.
-            DiskBus::named(hardware.boot_bus()?.name)?;
-        }
+        // What cannot be described is better refused before the guest is edited and booted.
+        let bus = hardware.boot_bus(self.firmware())?;
+        Form::of(&hardware)?.check(bus.name, self.firmware(), disks.len())?;
         let secrets = &self.migration.booting.secrets;
         let options = PlanOptions {
             serial_console: self.migration.serial_console,
@@ -305,10 +267,21 @@ impl Run<'_> {
         let mut outputs: Vec<PathBuf> = (0..disks)
             .map(|nth| folder.join(image_name(&name, nth, format)))
             .collect();
-        if self.migration.hardware.target.name == KVM {
-            outputs.push(folder.join(format!("{name}.xml")));
+        if let Ok(form) = Form::of(&self.migration.hardware) {
+            outputs.push(folder.join(format!("{name}.{}", form.suffix())));
         }
         outputs
+    }
+
+    /// The machine, once it is known.
+    fn vm(&self) -> Result<&Vm> {
+        let vm = self.report.vm.as_ref();
+        vm.ok_or_else(|| Error::internal("a migration without a VM"))
+    }
+
+    fn firmware(&self) -> Firmware {
+        let vm = self.report.vm.as_ref();
+        vm.map_or(Firmware::Bios, |vm| vm.firmware)
     }
 
     fn name(&self) -> String {
@@ -318,7 +291,7 @@ impl Run<'_> {
             .source
             .file_stem()
             .map(|stem| stem.to_string_lossy());
-        domain_name(
+        file_name(
             given
                 .filter(|name| !name.trim().is_empty())
                 .or(stem.as_deref())
@@ -345,75 +318,5 @@ impl Run<'_> {
         }
         self.report.ledger = Some(edited.ledger.clone());
         Ok(edited)
-    }
-
-    fn copy(&mut self, edited: &Edited, folder: &Path) -> Result<Vec<PathBuf>> {
-        let name = self.name();
-        let mut whole = Vec::new();
-        let sources: Vec<PathBuf> = self
-            .report
-            .sources
-            .iter()
-            .flat_map(|disk| disk.files.clone())
-            .collect();
-        for (nth, overlay) in edited.overlays.iter().enumerate() {
-            let format = self.migration.hardware.format();
-            let path = folder.join(image_name(&name, nth, format));
-            self.voice.step(format_args!("Writing {}.", path.display()));
-            let options = default_options(format, self.migration.compression)?;
-            let writing = Writing {
-                compression: self.migration.compression,
-                existing: self.migration.existing,
-                sources: &sources,
-                threads: self.migration.threads,
-                ..Writing::new(options, self.migration.cancel)
-            };
-            let image = write_unnamed(&**overlay, &path, &writing, self.voice)?;
-            let outcome = image.outcome();
-            self.voice.detail(format_args!(
-                "{} in {:.1} s",
-                bytes(outcome.written.file_bytes),
-                outcome.seconds
-            ));
-            whole.push((path, image));
-        }
-        // A machine is finished when all its disks are.
-        let mut written = Vec::new();
-        for (path, image) in whole {
-            self.report.disks.push(WrittenDisk {
-                path: path.clone(),
-                outcome: image.finish()?,
-            });
-            written.push(path);
-        }
-        Ok(written)
-    }
-
-    fn describe(&mut self, written: &[PathBuf], folder: &Path) -> Result<()> {
-        let Some(vm) = &self.report.vm else {
-            return Err(Error::internal("a migration without a VM"));
-        };
-        let hardware = self.migration.hardware;
-        if hardware.target.name != KVM {
-            self.voice.step(to_make(vm, hardware.boot_bus()?));
-            self.report.decided(
-                format!("no machine is described for {}", hardware.target.title),
-                "only libvirt domains are written",
-            );
-            return Ok(());
-        }
-        let bus = DiskBus::named(hardware.boot_bus()?.name)?;
-        let domain = domain(vm, self.name(), bus, written)?;
-        let path = folder.join(format!("{}.xml", domain.name));
-        self.voice.step(format_args!("Writing {}.", path.display()));
-        Unfinished::write(&path, self.migration.existing, domain.to_xml()?.as_bytes())?;
-        self.report.domain = Some(domain);
-        Ok(())
-    }
-
-    fn write_report(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(REPORT);
-        self.voice.step(format_args!("Writing {}.", path.display()));
-        Unfinished::write(&path, Existing::Replace, &self.report.to_json()?)
     }
 }

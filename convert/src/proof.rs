@@ -4,12 +4,14 @@
 //! the very disks that are booted. The command line of the copy that is booted gets a serial
 //! console; the guest on the disks does not.
 
+mod network;
+
 use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rehost_block::{Disk, DiskMut, Error, File, Overlay, Result};
 use rehost_inspect::unified::Program;
@@ -24,6 +26,9 @@ use crate::guest::{choose_root, look};
 use crate::interrupt;
 use crate::secrets::Secrets;
 use crate::voice::Voice;
+
+use network::Question;
+pub use network::{Answered, Card, Network, NetworkProof};
 
 /// What the proof adds to the command line of the copy it boots. The last console is where
 /// systemd starts a login prompt of its own accord (systemd-getty-generator(8)); the level lets the
@@ -62,6 +67,8 @@ pub struct Booting {
     pub limit: Duration,
     /// Whether its console is shown.
     pub serial: Serial,
+    /// The network cards it gets, and the addresses that it must answer for; without, it has none.
+    pub network: Option<Network>,
     /// What may open encrypted volumes, to find the kernel.
     pub secrets: Secrets,
     /// Where the system is that is meant, when there are several ([`choose_root`]).
@@ -70,10 +77,11 @@ pub struct Booting {
     pub cancel: &'static AtomicBool,
 }
 
-/// An engine whose guest is stopped when the flag is set.
+/// An engine whose guest is stopped when the flag is set, and runs on until it has answered.
 #[derive(Debug)]
 struct Interruptible<'a> {
     engine: &'a dyn Engine,
+    question: Option<&'a Question>,
     cancel: &'a AtomicBool,
 }
 
@@ -85,6 +93,8 @@ impl Engine for Interruptible<'_> {
     fn run(&self, machine: &Machine, limit: Duration, watch: &mut dyn Watch) -> Result<Ended> {
         let mut watch = UntilInterrupted {
             watch,
+            question: self.question,
+            since: None,
             cancel: self.cancel,
         };
         self.engine.run(machine, limit, &mut watch)
@@ -93,15 +103,20 @@ impl Engine for Interruptible<'_> {
 
 struct UntilInterrupted<'a> {
     watch: &'a mut dyn Watch,
+    question: Option<&'a Question>,
+    /// When the watcher first had enough.
+    since: Option<Instant>,
     cancel: &'a AtomicBool,
 }
 
 impl UntilInterrupted<'_> {
-    fn or(&self, next: Next) -> Next {
+    fn or(&mut self, next: Next) -> Next {
         if self.cancel.load(Ordering::Relaxed) {
-            Next::Stop
-        } else {
-            next
+            return Next::Stop;
+        }
+        match self.question {
+            Some(question) => question.or(next, &mut self.since),
+            None => next,
         }
     }
 }
@@ -163,13 +178,17 @@ pub struct Proof {
     pub command_line: Option<String>,
     /// What was seen.
     pub verdict: Verdict,
+    /// Whether it answers for its addresses; `None` when it was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkProof>,
 }
 
 impl Proof {
-    /// Whether the login prompt was reached.
+    /// Whether the login prompt was reached, and every address answered for that was asked for.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.verdict.booted()
+        let network = self.network.as_ref();
+        self.verdict.booted() && network.is_none_or(NetworkProof::passed)
     }
 }
 
@@ -184,6 +203,9 @@ impl fmt::Display for Proof {
         )?;
         if let Some(line) = &verdict.line {
             write!(f, "\n> {line}")?;
+        }
+        if let Some(network) = &self.network {
+            write!(f, "\n{network}")?;
         }
         if !verdict.booted() {
             f.write_str("\nlast lines of its serial console:")?;
@@ -222,6 +244,7 @@ pub fn prove(
         None => (None, None),
     };
     let command_line = boot.as_ref().map(|boot| boot.command_line.clone());
+    let question = booting.network.as_ref().map(Network::ask);
     let machine = Machine {
         vcpus: booting.vcpus,
         memory_mib: booting.memory_mib,
@@ -234,6 +257,7 @@ pub fn prove(
                 })
             })
             .collect::<Result<_>>()?,
+        nics: question.as_ref().map(Question::nics).unwrap_or_default(),
         start: boot.map_or(Start::Firmware, Start::Direct),
     };
     let chosen = rehost_runtime::choose(booting.engine, &machine)?;
@@ -249,6 +273,7 @@ pub fn prove(
     };
     let engine = Interruptible {
         engine: &*chosen.engine,
+        question: question.as_ref(),
         cancel: booting.cancel,
     };
     let verdict = rehost_runtime::boot(&machine, &engine, &limits, live)?;
@@ -265,6 +290,7 @@ pub fn prove(
         initrds: choice.map(|choice| choice.initrds).unwrap_or_default(),
         command_line,
         verdict,
+        network: question.as_ref().map(Question::proof),
     })
 }
 

@@ -13,8 +13,8 @@ use rehost_inspect::Inspection;
 use serde::Serialize;
 
 use crate::proof::Proof;
-use crate::source::vmx::Vm;
-use crate::target::libvirt::Domain;
+use crate::source::Vm;
+use crate::target::NewMachine;
 use crate::write::Outcome;
 
 /// The version of this shape.
@@ -79,7 +79,7 @@ pub struct Report {
     pub error: Option<String>,
     /// Decisions in the order they were taken.
     pub decisions: Vec<Decision>,
-    /// The VM's own configuration.
+    /// The machine that is moved: as it is described, or as it was put together for disks alone.
     pub vm: Option<Vm>,
     /// Its disks.
     pub sources: Vec<SourceDisk>,
@@ -94,7 +94,9 @@ pub struct Report {
     /// The images that were written.
     pub disks: Vec<WrittenDisk>,
     /// The new machine.
-    pub domain: Option<Domain>,
+    pub machine: Option<NewMachine>,
+    /// The file that describes it to its hypervisor.
+    pub description: Option<PathBuf>,
     /// The boot of what was written.
     pub proof: Option<Proof>,
     /// Wall time of each step in seconds.
@@ -127,7 +129,8 @@ impl Report {
             ledger: None,
             preflight: None,
             disks: Vec::new(),
-            domain: None,
+            machine: None,
+            description: None,
             proof: None,
             steps: Vec::new(),
         }

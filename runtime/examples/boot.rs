@@ -83,6 +83,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Wish> {
             vcpus: 1,
             memory_mib: 512,
             disks: Vec::new(),
+            nics: Vec::new(),
             start: Start::Firmware,
         },
         limit: Duration::from_secs(120),

@@ -164,12 +164,13 @@ fn lacks(machine: &Machine) -> Option<&'static str> {
     if matches!(machine.start, Start::Firmware) {
         return Some("firmware");
     }
-    machine.disks.iter().find_map(|disk| match disk.bus {
-        Bus::VirtioBlk => None,
-        Bus::VirtioScsi => Some("virtio-scsi controller"),
-        Bus::Ahci => Some("AHCI controller"),
-        Bus::Pvscsi => Some("VMware SCSI controller"),
-    })
+    if !machine.nics.is_empty() {
+        return Some("network card");
+    }
+    let mut buses = machine.disks.iter().map(|disk| disk.bus);
+    buses
+        .find(|bus| *bus != Bus::VirtioBlk)
+        .map(Bus::controller)
 }
 
 #[cfg(test)]
@@ -190,6 +191,7 @@ mod tests {
                 disk: Arc::new(Overlay::in_memory(base)),
                 bus,
             }],
+            nics: Vec::new(),
             start: if firmware {
                 Start::Firmware
             } else {

@@ -227,19 +227,16 @@ fn check(machine: &Machine) -> Result<()> {
                 .hint("use --engine qemu"),
         );
     }
-    for disk in &machine.disks {
-        let bus = match disk.bus {
-            Bus::VirtioBlk => continue,
-            Bus::VirtioScsi => "virtio-scsi",
-            Bus::Ahci => "AHCI",
-            Bus::Pvscsi => "VMware paravirtual SCSI",
-        };
-        return Err(
-            Error::unsupported(format!("the built-in engine has no {bus} controller"))
-                .hint("use --engine qemu"),
-        );
-    }
-    Ok(())
+    let mut buses = machine.disks.iter().map(|disk| disk.bus);
+    let lacking = match buses.find(|bus| *bus != Bus::VirtioBlk) {
+        Some(bus) => bus.controller(),
+        None if !machine.nics.is_empty() => "network card",
+        None => return Ok(()),
+    };
+    Err(
+        Error::unsupported(format!("the built-in engine has no {lacking}"))
+            .hint("use --engine qemu"),
+    )
 }
 
 /// Interrupt controllers and timer, which KVM has itself.

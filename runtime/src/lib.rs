@@ -8,13 +8,18 @@ mod engine;
 #[cfg(target_arch = "x86_64")]
 pub mod kvm;
 mod machine;
+mod neighbours;
 mod qemu;
 mod recognise;
 mod recognisers;
 mod verdict;
 
 pub use engine::{Chosen, EngineChoice, choose};
-pub use machine::{Bus, DirectBoot, Ended, Engine, Machine, MachineDisk, Next, Start, Watch};
+pub use machine::{
+    Bus, DirectBoot, Ended, Engine, Mac, Machine, MachineDisk, MachineNic, Next, NicModel, Start,
+    Watch, Wire,
+};
+pub use neighbours::{Answer, Neighbours};
 pub use qemu::{Accelerator, QemuEngine};
 pub use recognise::{Meaning, Recogniser, Shape, Stage};
 pub use recognisers::recognisers;

@@ -2,16 +2,19 @@
 //!
 //! The guest's disks are served to QEMU over NBD on a Unix socket in a private folder, so that
 //! QEMU sees the same view as every other part of this program and writes where we say. The machine
-//! is a q35 with a serial port and nothing else: no network, no display, no user's configuration.
+//! is a q35 with a serial port and nothing else: no network, no display, no user's configuration. A
+//! network card, where one is asked for, is plugged into a socket of ours (`wires`).
 //!
 //! What ends QEMU: the guest, the watcher, the time limit; this process, however it dies, because the
 //! kernel kills QEMU with the thread that started it (`process`).
 //!
-//! Left out on purpose: UEFI firmware, and a network of any kind.
+//! Left out on purpose: UEFI firmware, and a network that leads anywhere.
 
 mod command;
+mod devices;
 mod monitor;
 mod process;
+mod wires;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,6 +28,7 @@ use tempfile::TempDir;
 use self::command::Folder;
 use self::monitor::{Monitor, Reason};
 use self::process::{Output, Process};
+use self::wires::Wires;
 use crate::{Ended, Engine, Machine, Next, Start, Watch};
 
 /// The program that is looked for.
@@ -148,6 +152,7 @@ impl Engine for QemuEngine {
         let folder = Self::prepare(machine)?;
         let disks = serve(machine, &folder)?;
         let monitor = Monitor::listen(&folder.monitor())?;
+        let _wires = Wires::listen(&machine.nics, |nth| folder.wire(nth))?;
         let arguments = command::arguments(machine, &folder, self.accelerator, self.sandbox)?;
         let mut process = Process::start(&self.program, &arguments)?;
 
@@ -256,5 +261,9 @@ impl Folder {
 
     fn monitor(&self) -> PathBuf {
         self.path("monitor")
+    }
+
+    fn wire(&self, nth: usize) -> PathBuf {
+        self.path(&format!("wire{nth}"))
     }
 }

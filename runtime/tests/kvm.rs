@@ -22,6 +22,7 @@ fn machine() -> Machine {
         vcpus: 1,
         memory_mib: 256,
         disks: Vec::new(),
+        nics: Vec::new(),
         start: Start::Direct(DirectBoot {
             kernel: Vec::new(),
             initrd: None,
@@ -60,6 +61,9 @@ fn each_foreign_bus_is_refused_by_name() {
         (Bus::VirtioScsi, "virtio-scsi"),
         (Bus::Ahci, "AHCI"),
         (Bus::Pvscsi, "VMware"),
+        (Bus::Nvme, "NVMe"),
+        (Bus::Ide, "IDE"),
+        (Bus::Megaraid, "MegaRAID"),
     ] {
         let error = refusal(&Machine {
             disks: vec![disk(Bus::VirtioBlk), disk(bus)],

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use common::{VIRTIO_BLK, file_disk, judged, limits, memory_disk, parts, qemu, sample, sha256};
 use rehost_block::{Memory, Overlay, Storage, StorageDisk};
 use rehost_runtime::{
-    Bus, Ended, Engine, EngineChoice, Limits, Machine, MachineDisk, Next, Outcome, Stage, Start,
-    Verdict, Watch, choose,
+    Bus, Ended, Engine, EngineChoice, Limits, Mac, Machine, MachineDisk, MachineNic, Neighbours,
+    Next, NicModel, Outcome, Stage, Start, Verdict, Watch, choose,
 };
 
 /// A script's end: what a guest shows whose login prompt stands.
@@ -114,6 +114,56 @@ fn a_guest_boots_with_disks_on_three_buses_in_their_order() {
             .any(|line| line.trim() == "6144 4096 2048"),
         "{verdict:#?}"
     );
+}
+
+#[test]
+fn a_guest_boots_with_disks_on_nvme_and_ide() {
+    let (Some(engine), Some(parts)) = (qemu(), parts()) else {
+        return;
+    };
+    let disks = vec![
+        memory_disk(vec![0; 3 << 20], Bus::Nvme),
+        memory_disk(vec![0; 2 << 20], Bus::Ide),
+        memory_disk(vec![0; 1 << 20], Bus::Ide),
+        memory_disk(vec![0; 4 << 20], Bus::Ide),
+    ];
+    let modules = ["scsi_common", "scsi_mod", "sd_mod", "libata", "ata_piix"];
+    let script = format!("sleep 3; cat /sys/block/[ns][vd]*/size | tr '\\n' ' '; echo; {LOGIN}");
+    let machine = parts.machine(&modules, &script, disks);
+    let verdict = judged("nvme-ide", &machine, &engine, &limits(120));
+    assert!(verdict.booted(), "{verdict:#?}");
+    for id in ["disk-nvme", "disk-ide", "disk-scsi"] {
+        assert!(verdict.saw(id), "no {id}: {verdict:#?}");
+    }
+    assert!(
+        verdict
+            .tail
+            .iter()
+            .any(|line| line.trim() == "6144 4096 2048 8192"),
+        "{verdict:#?}"
+    );
+}
+
+#[test]
+fn a_guest_that_boots_answers_for_its_address_on_a_wire_that_leads_nowhere() {
+    let (Some(engine), Some(parts)) = (qemu(), parts()) else {
+        return;
+    };
+    let (its, nobodys) = ([192, 0, 2, 10].into(), [192, 0, 2, 11].into());
+    let asked = Arc::new(Neighbours::new([its, nobodys]));
+    let mac: Mac = "00:0c:29:2e:c0:31".parse().unwrap();
+    let script = format!("ifconfig eth0 192.0.2.10 netmask 255.255.255.0 up; sleep 4; {LOGIN}");
+    let mut machine = parts.machine(&["vmxnet3"], &script, Vec::new());
+    machine.nics.push(MachineNic {
+        model: NicModel::Vmxnet3,
+        mac,
+        wire: asked.clone(),
+    });
+    let verdict = judged("wire", &machine, &engine, &limits(120));
+    assert!(verdict.booted(), "{verdict:#?}");
+    assert_eq!(asked.answer(its).map(|answer| answer.mac), Some(mac));
+    assert_eq!(asked.answer(nobodys), None);
+    assert!(!asked.all_answered());
 }
 
 #[test]
@@ -218,6 +268,7 @@ fn firmware(disk: MachineDisk) -> Machine {
         vcpus: 1,
         memory_mib: 128,
         disks: vec![disk],
+        nics: Vec::new(),
         start: Start::Firmware,
     }
 }

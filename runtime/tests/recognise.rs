@@ -56,6 +56,7 @@ fn play(bytes: &[u8], ended: Ended, limits: &Limits) -> Verdict {
         vcpus: 1,
         memory_mib: 1,
         disks: Vec::new(),
+        nics: Vec::new(),
         start: Start::Firmware,
     };
     let player = Player {
@@ -367,6 +368,7 @@ fn a_disk_that_fails_under_a_login_prompt_is_no_proof() {
         vcpus: 1,
         memory_mib: 1,
         disks: Vec::new(),
+        nics: Vec::new(),
         start: Start::Firmware,
     };
     let verdict = boot(&machine, &Faulty, &limits(), None).unwrap();
@@ -401,6 +403,7 @@ fn a_listener_that_goes_away_does_not_stop_the_proof() {
         vcpus: 1,
         memory_mib: 1,
         disks: Vec::new(),
+        nics: Vec::new(),
         start: Start::Firmware,
     };
     let player = Player {

@@ -122,8 +122,8 @@ pub struct Opening {
     #[arg(id = "from", long = "from", value_name = "FORMAT")]
     pub format: Option<Format>,
 
-    /// Also open backing files, extents and parents below this folder (may be repeated); without
-    /// it, only those in the image's own folder
+    /// Also open backing files, extents, parents and the disks of a machine below this folder (may be
+    /// repeated); without it, only those in the folder of the image or the machine's description
     #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub allow_paths: Vec<PathBuf>,
 
@@ -210,6 +210,11 @@ pub struct Booting {
     /// Show the guest's serial console on standard error while it boots
     #[arg(long)]
     pub show_serial: bool,
+
+    /// Give the guest its network cards, on a wire that leads nowhere, and ask it for its static IPv4
+    /// addresses: one that does not answer is not proven (QEMU only)
+    #[arg(long)]
+    pub check_network: bool,
 }
 
 /// Options of every command that writes an image.

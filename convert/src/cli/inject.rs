@@ -20,7 +20,7 @@ use crate::edit::{Edited, cards, edit, plan};
 use crate::guest::{OpenedVm, choose_root, look, opener};
 use crate::hardware::Hardware;
 use crate::interrupt;
-use crate::source::vmx::Vm;
+use crate::source::Vm;
 use crate::verbs::inject::inject;
 use crate::voice::bytes;
 use crate::write::{Outcome, write_image};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::args::Inspect;
 use super::{Answer, lsblk, output};
 use crate::guest::look;
-use crate::source::vmx::{Firmware, Vm};
+use crate::source::Vm;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -22,20 +22,13 @@ fn print(vm: &Vm) -> Result<()> {
     output::line(format_args!("machine {} ({})", vm.name, vm.path.display()))?;
     output::line(format_args!(
         "  {} processors ({} a socket), {} MiB memory, firmware {}",
-        vm.vcpus,
-        vm.cores_per_socket,
-        vm.memory_mib,
-        match vm.firmware {
-            Firmware::Bios => "BIOS",
-            Firmware::Efi => "UEFI",
-            Firmware::EfiSecureBoot => "UEFI with Secure Boot",
-        }
+        vm.vcpus, vm.cores_per_socket, vm.memory_mib, vm.firmware
     ))?;
     for (nth, disk) in vm.disks.iter().enumerate() {
         output::line(format_args!(
             "  disk {nth}: {} at {}",
             disk.path.display(),
-            disk.slot
+            disk.at
         ))?;
     }
     for nic in &vm.nics {

@@ -1,8 +1,10 @@
 //! `rehost migrate`: the whole path.
 
+use std::num::{NonZeroU32, NonZeroU64};
+
 use anyhow::Result;
 
-use super::args::Migrate;
+use super::args::{Migrate, Shape, StartedBy};
 use super::inject::{console, first_boot, hardware};
 use super::verify::booting;
 use super::{Answer, output};
@@ -10,6 +12,8 @@ use crate::interrupt;
 use crate::migrate::{Boots, Migration, Stop, migrate};
 use crate::proof::Booting;
 use crate::report::Ending;
+use crate::source::Firmware;
+use crate::source::disks::Wishes;
 use crate::unfinished::Existing;
 
 /// Runs the command.
@@ -17,7 +21,10 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
     let voice = args.reporting.voice();
     let migration = Migration {
         source: &args.source,
-        allow_paths: &args.allow_paths,
+        more: &args.more.disks,
+        format: args.opening.format,
+        allow_paths: &args.opening.allow_paths,
+        wishes: wishes(&args.shape),
         hardware: hardware(args.to, &args.editing)?,
         stop: match &args.output {
             Some(folder) if !args.editing.dry_run => Stop::Never { folder },
@@ -36,9 +43,14 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
         } else {
             Boots::Run
         },
+        network: if args.booting.check_network {
+            Boots::Run
+        } else {
+            Boots::Skipped
+        },
         booting: Booting {
             root: args.editing.root.clone(),
-            ..booting(&args.booting, args.keys.secrets()?)?
+            ..booting(&args.booting, args.opening.keys.secrets()?)?
         },
         compression: args.compress,
         existing: Existing::from_force(args.force),
@@ -56,5 +68,18 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
         (Some(error), _) => Err(error.into()),
         (None, Ending::PreflightFailed | Ending::ProofFailed) => Ok(Answer::NotVerified),
         (None, _) => Ok(Answer::Done),
+    }
+}
+
+/// The machine as typed.
+fn wishes(args: &Shape) -> Wishes {
+    Wishes {
+        vcpus: args.cpus.and_then(NonZeroU32::new),
+        memory_mib: args.memory.and_then(NonZeroU64::new),
+        firmware: args.firmware.map(|firmware| match firmware {
+            StartedBy::Bios => Firmware::Bios,
+            StartedBy::Uefi => Firmware::Efi,
+        }),
+        macs: args.macs.clone(),
     }
 }

@@ -3,29 +3,30 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use rehost_runtime::Bus;
+use rehost_block::Error;
+use rehost_runtime::{Bus, NicModel};
 
-use super::args::{BootBus, Booting as BootingArgs, Verify};
+use super::args::{BootBus, Booting as BootingArgs, Card, Verify};
 use super::{Answer, output};
+use crate::guest::{OpenedVm, look};
 use crate::interrupt;
-use crate::proof::{Booting, Serial, Through, prove};
+use crate::proof::{Booting, Network, Serial, Through, prove};
 use crate::secrets::Secrets;
+use crate::source::disks::{self, Wishes};
 
 /// Runs the command.
 pub(super) fn run(args: &Verify) -> Result<Answer> {
     let voice = args.reporting.voice();
     let (opened, secrets) = args.opening.machine(&args.image, &args.more)?;
     let mut booting = booting(&args.booting, secrets)?;
-    booting.bus = match args.bus {
-        BootBus::VirtioBlk => Bus::VirtioBlk,
-        BootBus::VirtioScsi => Bus::VirtioScsi,
-        BootBus::Ahci => Bus::Ahci,
-        BootBus::Pvscsi => Bus::Pvscsi,
-    };
+    booting.bus = bus(args.bus);
     booting.vcpus = args.cpus;
     booting.memory_mib = args.memory;
     if args.firmware {
         booting.through = Through::Firmware;
+    }
+    if args.booting.check_network {
+        booting.network = Some(network(args, &opened, &booting)?);
     }
     voice.step(format_args!(
         "Booting {} on a throw-away overlay.",
@@ -43,6 +44,52 @@ pub(super) fn run(args: &Verify) -> Result<Answer> {
     })
 }
 
+/// The bus as typed.
+const fn bus(bus: BootBus) -> Bus {
+    match bus {
+        BootBus::VirtioBlk => Bus::VirtioBlk,
+        BootBus::VirtioScsi => Bus::VirtioScsi,
+        BootBus::Ahci => Bus::Ahci,
+        BootBus::Nvme => Bus::Nvme,
+        BootBus::Ide => Bus::Ide,
+        BootBus::Pvscsi => Bus::Pvscsi,
+        BootBus::Lsi => Bus::Lsi,
+        BootBus::LsiSas => Bus::LsiSas,
+        BootBus::Megaraid => Bus::Megaraid,
+        BootBus::Usb => Bus::Usb,
+    }
+}
+
+/// The cards as typed, with the addresses that the machine's description gives them, and what the guest
+/// is to answer for.
+fn network(args: &Verify, opened: &OpenedVm, booting: &Booting) -> Result<Network> {
+    let disks = opened.disks();
+    let inspection = look(&disks, &booting.secrets)?.inspection;
+    let mut vm = match &opened.vm {
+        Some(vm) => vm.clone(),
+        None => disks::machine(std::slice::from_ref(&args.image), &inspection).0,
+    };
+    let wishes = Wishes {
+        macs: args.macs.clone(),
+        ..Wishes::default()
+    };
+    wishes.apply(&mut vm)?;
+    let network = Network::of(&inspection, &vm.nics, |_| match args.nic {
+        Card::Virtio => NicModel::VirtioNet,
+        Card::Vmxnet3 => NicModel::Vmxnet3,
+        Card::E1000e => NicModel::E1000e,
+        Card::E1000 => NicModel::E1000,
+    });
+    if network.is_empty() {
+        let error = Error::unsupported("the guest has no static IPv4 address to answer for");
+        return Err(error
+            .in_file(&args.image)
+            .hint("leave --check-network out")
+            .into());
+    }
+    Ok(network)
+}
+
 /// The options as typed, for a guest on virtio-blk.
 pub(super) fn booting(args: &BootingArgs, secrets: Secrets) -> Result<Booting> {
     Ok(Booting {
@@ -57,6 +104,7 @@ pub(super) fn booting(args: &BootingArgs, secrets: Secrets) -> Result<Booting> {
         } else {
             Serial::Kept
         },
+        network: None,
         secrets,
         root: None,
         cancel: interrupt::flag()?,

@@ -1,6 +1,5 @@
 //! The boots of a migration: of the edited guest before anything is copied, and of what was written.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rehost_block::{Disk, Result};
@@ -9,8 +8,9 @@ use rehost_runtime::Bus;
 
 use super::{Boots, Run};
 use crate::guest::{ImageOptions, open_image};
-use crate::proof::{Proof, prove};
+use crate::proof::{Network, Proof, prove};
 use crate::report::Ending;
+use crate::target::NewDisk;
 
 impl Run<'_> {
     pub(super) fn preflight(&mut self, disks: &[Arc<dyn Disk>]) -> Result<bool> {
@@ -21,42 +21,79 @@ impl Run<'_> {
             );
             return Ok(true);
         }
-        if self.provable()?.is_none() {
+        let Some(bus) = self.provable()? else {
             return Ok(true);
-        }
+        };
         self.voice
             .step("Booting the edited guest before anything is copied.");
-        let proof = self.boot(disks)?;
+        let proof = self.boot(disks, bus)?;
         let passed = proof.passed();
         self.report.preflight = Some(proof);
         if !passed {
             self.voice
-                .step("The edited guest does not boot. Nothing was copied.");
+                .step("The edited guest does not pass on its new hardware. Nothing was copied.");
         }
         Ok(passed)
     }
 
-    /// The bus on which the guest can be booted here; says so when there is none.
+    /// The bus on which the guest can be booted here; says so when there is none, or when it is not the
+    /// only one that the machine will have.
     fn provable(&mut self) -> Result<Option<Bus>> {
         let hardware = self.migration.hardware;
-        let bus = hardware.engine_bus()?;
+        let firmware = self.firmware();
+        let title = hardware.boot_bus(firmware)?.title;
+        let bus = hardware.engine_bus(firmware)?;
+        let told = |run: &mut Self, what: String| {
+            run.voice.step(format_args!("Not proven: {what}."));
+            run.report.decided(what, "--to and --disk-bus");
+        };
         if bus.is_none() {
-            let what = format!(
-                "the guest is not booted: no engine here has disks on {}",
-                hardware.boot_bus()?.title
-            );
-            self.voice.step(format_args!("Not proven: {what}."));
-            self.report.decided(what, "--to and --disk-bus");
+            let what = format!("the guest is not booted: no engine here has disks on {title}");
+            told(self, what);
+        } else if hardware.target.name == "hyperv" && self.report.preflight.is_none() {
+            let what = "no engine here has Hyper-V's synthetic devices (hv_storvsc, hv_netvsc), which take \
+                        over from the emulated ones on Hyper-V itself";
+            told(self, what.to_owned());
         }
         Ok(bus)
     }
 
-    fn boot(&mut self, disks: &[Arc<dyn Disk>]) -> Result<Proof> {
-        let mut booting = self.migration.booting.clone();
-        booting.bus = self.migration.hardware.engine_bus()?.unwrap_or(booting.bus);
-        if let Some(vm) = &self.report.vm {
-            booting = booting.sized(vm.vcpus.get(), vm.memory_mib.get());
+    /// What the guest must answer for, and on which cards.
+    fn network(&mut self) -> Result<Option<Network>> {
+        if self.migration.network == Boots::Skipped {
+            return Ok(None);
         }
+        let hardware = self.migration.hardware;
+        let Some(model) = hardware.engine_card() else {
+            let what = format!(
+                "the network is not checked: no engine here has the cards of {}",
+                hardware.target.title
+            );
+            self.voice.step(format_args!("Not proven: {what}."));
+            self.report.decided(what, "--check-network");
+            return Ok(None);
+        };
+        let nics = &self.vm()?.nics;
+        let network = self
+            .report
+            .inspection
+            .as_ref()
+            .map(|inspection| Network::of(inspection, nics, |_| model));
+        if network.as_ref().is_none_or(Network::is_empty) {
+            let what = "the network is not checked: the guest has no static IPv4 address";
+            self.voice.step(format_args!("Not proven: {what}."));
+            self.report.decided(what, "--check-network");
+            return Ok(None);
+        }
+        Ok(network)
+    }
+
+    fn boot(&mut self, disks: &[Arc<dyn Disk>], bus: Bus) -> Result<Proof> {
+        let mut booting = self.migration.booting.clone();
+        booting.bus = bus;
+        booting.network = self.network()?;
+        let vm = self.vm()?;
+        booting = booting.sized(vm.vcpus.get(), vm.memory_mib.get());
         let proof = prove(disks, self.migration.source, &booting, self.voice)?;
         self.report.decided(
             format!(
@@ -73,38 +110,44 @@ impl Run<'_> {
         Ok(proof)
     }
 
-    pub(super) fn prove_written(&mut self, written: &[PathBuf]) -> Result<Ending> {
+    pub(super) fn prove_written(&mut self, written: &[NewDisk]) -> Result<Ending> {
         if self.migration.proof == Boots::Skipped {
             self.report
                 .decided("the written image was not booted", "--no-verify");
             return Ok(Ending::Unproven);
         }
-        if self.provable()?.is_none() {
+        let Some(bus) = self.provable()? else {
             return Ok(Ending::Unproven);
-        }
+        };
         self.voice.step("Booting what was written.");
         let images: Vec<Image> = written
             .iter()
-            .map(|path| {
+            .map(|disk| {
                 let options = ImageOptions {
-                    format: Some(self.migration.hardware.format()),
+                    format: Some(disk.format),
                     ..ImageOptions::default()
                 };
-                open_image(path, &options)
+                open_image(&disk.path, &options)
             })
             .collect::<Result<_>>()?;
         let disks: Vec<Arc<dyn Disk>> = images.iter().map(Image::disk).collect();
-        let proof = self.boot(&disks)?;
+        let proof = self.boot(&disks, bus)?;
         let ending = if proof.passed() {
             Ending::Proven
         } else {
             Ending::ProofFailed
         };
-        self.report.proof = Some(proof);
-        self.voice.step(match ending {
-            Ending::Proven => "Proven: the migrated guest reached its login prompt.",
+        self.voice.step(match (ending, &proof.network) {
+            (Ending::Proven, None) => "Proven: the migrated guest reached its login prompt.",
+            (Ending::Proven, Some(_)) => {
+                "Proven: the migrated guest reached its login prompt, and answers for its addresses."
+            }
+            _ if proof.verdict.booted() => {
+                "The migrated guest boots, and does not answer for its addresses; do not cut over."
+            }
             _ => "The migrated guest does not boot; do not cut over. Its files are whole, and not proven.",
         });
+        self.report.proof = Some(proof);
         Ok(ending)
     }
 }

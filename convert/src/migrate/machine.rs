@@ -1,19 +1,13 @@
-//! What a migration leaves: the names of its files, and the machine that the VM becomes.
+//! The machine that the VM becomes, and the names of the files that a migration leaves.
 
-use std::path::PathBuf;
-
-use rehost_block::{Error, Result};
+use rehost_block::Result;
 use rehost_image::Format;
-use rehost_inject::target::Bus;
 
-use crate::source::vmx::{self, Vm};
-use crate::target::libvirt::{DiskBus, Domain, DomainDisk, DomainNic, Firmware};
+use super::Run;
+use crate::target::{GuestOs, NewDisk, NewMachine, NewNic};
 
 /// The report's file name.
 pub(super) const REPORT: &str = "report.json";
-
-/// The target that a machine is described for.
-pub(super) const KVM: &str = rehost_inject::target::KVM.name;
 
 /// `NAME.qcow2` for the first disk, `NAME-1.qcow2` for the second, and so on.
 pub(super) fn image_name(name: &str, nth: usize, format: Format) -> String {
@@ -24,58 +18,48 @@ pub(super) fn image_name(name: &str, nth: usize, format: Format) -> String {
     }
 }
 
-/// The machine that the user has to make, where none is described.
-pub(super) fn to_make(vm: &Vm, bus: &Bus) -> String {
-    let macs: Vec<&str> = vm
-        .nics
-        .iter()
-        .filter_map(|nic| nic.mac.as_deref())
-        .collect();
-    let macs = match macs.as_slice() {
-        [] => "none are known".to_owned(),
-        macs => macs.join(", "),
-    };
-    format!(
-        "The machine is yours to make: {} processors, {} MiB, its disks on {}, network cards with \
-         the addresses it had ({macs}).",
-        vm.vcpus, vm.memory_mib, bus.title
-    )
-}
-
-/// The machine that the VM becomes.
-pub(super) fn domain(vm: &Vm, name: String, bus: DiskBus, written: &[PathBuf]) -> Result<Domain> {
-    let firmware = match vm.firmware {
-        vmx::Firmware::Bios => Firmware::Bios,
-        vmx::Firmware::Efi => Firmware::Efi { secure_boot: false },
-        vmx::Firmware::EfiSecureBoot => Firmware::Efi { secure_boot: true },
-    };
-    let disks = written
-        .iter()
-        .map(|path| {
-            let path = path
-                .canonicalize()
-                .map_err(|error| Error::io("cannot be opened", error).in_file(path))?;
-            Ok(DomainDisk {
-                path,
-                format: Format::Qcow2,
-            })
+impl Run<'_> {
+    /// The machine that the VM becomes, with these disks.
+    pub(super) fn machine(&self, disks: Vec<NewDisk>) -> Result<NewMachine> {
+        let vm = self.vm()?;
+        let hardware = self.migration.hardware;
+        let interfaces = self
+            .report
+            .inspection
+            .as_ref()
+            .and_then(|inspection| inspection.system())
+            .map_or(&[][..], |system| &system.network);
+        // What the guest's own configuration calls a card, by the address or the name it has there.
+        let configured = |mac: Option<&str>, name: Option<&str>| {
+            interfaces
+                .iter()
+                .filter_map(|interface| Some((interface.name.as_deref()?, interface)))
+                .find(|(known, interface)| {
+                    let same = mac.zip(interface.mac.as_deref());
+                    same.is_some_and(|(one, other)| one.eq_ignore_ascii_case(other))
+                        || name == Some(*known)
+                })
+                .map(|(known, _)| known.to_owned())
+        };
+        Ok(NewMachine {
+            name: self.name(),
+            uuid: vm.uuid,
+            memory_mib: vm.memory_mib.get(),
+            vcpus: vm.vcpus.get(),
+            cores_per_socket: vm.cores_per_socket.get(),
+            firmware: vm.firmware,
+            bus: hardware.boot_bus(vm.firmware)?.name,
+            prepared_for: hardware.prepared_for(),
+            disks,
+            nics: vm
+                .nics
+                .iter()
+                .map(|nic| NewNic {
+                    mac: nic.mac.clone(),
+                    guest_name: configured(nic.mac.as_deref(), nic.guest_name.as_deref()),
+                })
+                .collect(),
+            guest: GuestOs::of(self.report.inspection.as_ref(), vm.guest_os.as_deref()),
         })
-        .collect::<Result<_>>()?;
-    Ok(Domain {
-        name,
-        uuid: vm.uuid,
-        memory_mib: vm.memory_mib.get(),
-        vcpus: vm.vcpus.get(),
-        cores_per_socket: vm.cores_per_socket.get(),
-        firmware,
-        bus,
-        disks,
-        nics: vm
-            .nics
-            .iter()
-            .map(|nic| DomainNic {
-                mac: nic.mac.clone(),
-            })
-            .collect(),
-    })
+    }
 }

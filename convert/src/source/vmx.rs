@@ -14,15 +14,10 @@ mod syntax;
 
 use std::path::Path;
 
-use rehost_block::{Error, Opener, Result};
+use rehost_block::{Opener, Result};
 
-pub use machine::{
-    Bus, Cdrom, Controller, DiskMode, Firmware, LeftOut, Nic, NicModel, Slot, Vm, VmDisk,
-};
+use super::Vm;
 use syntax::Dictionary;
-
-/// Largest file that is read. Ours: real ones have 5 KiB.
-const MOST_BYTES: u64 = 1 << 20;
 
 /// Reads the machine at `path`; its disks must exist and be let through by `opener`.
 ///
@@ -30,20 +25,7 @@ const MOST_BYTES: u64 = 1 << 20;
 /// Io when a file cannot be read; Usage when `opener` refuses a disk; Unsupported, by name, for
 /// what the module's head lists; Corrupt, with line and byte offset, for what is no VMX.
 pub fn read(path: &Path, opener: &dyn Opener) -> Result<Vm> {
-    let meta =
-        std::fs::metadata(path).map_err(|error| Error::io("cannot open", error).in_file(path))?;
-    // Reading a pipe would wait for its writer.
-    if !meta.is_file() {
-        return Err(Error::usage("is no file").in_file(path));
-    }
-    let len = meta.len();
-    if len > MOST_BYTES {
-        return Err(Error::corrupt("too large to be a VMX file")
-            .mismatch(format!("at most {MOST_BYTES} bytes"), len)
-            .in_file(path));
-    }
-    let bytes =
-        std::fs::read(path).map_err(|error| Error::io("cannot read", error).in_file(path))?;
+    let bytes = super::bytes(path, "VMX file")?;
     parse(&bytes, path, opener).map_err(|error| error.in_structure("VMX").in_file(path))
 }
 

@@ -5,31 +5,16 @@
 //! the networks are libvirt's `default`, because the source's network names mean nothing there.
 
 use std::io;
-use std::path::PathBuf;
 
 use quick_xml::Writer;
 use quick_xml::events::BytesText;
 use rehost_block::{Error, Result};
-use rehost_image::Format;
-use serde::Serialize;
-use uuid::Uuid;
 
-/// How the guest's firmware starts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Firmware {
-    /// BIOS.
-    Bios,
-    /// UEFI.
-    Efi {
-        /// Whether Secure Boot was on.
-        secure_boot: bool,
-    },
-}
+use super::{NewDisk, NewMachine};
+use crate::source::Firmware;
 
 /// How the disks of a domain are attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskBus {
     /// Each a virtio-blk device.
     VirtioBlk,
@@ -66,54 +51,26 @@ impl DiskBus {
     }
 }
 
-/// A disk of the domain.
-#[derive(Debug, Clone, Serialize)]
-pub struct DomainDisk {
-    /// The image's absolute path on the host.
-    pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
+/// The domain as libvirt reads it.
+///
+/// # Errors
+/// As [`DiskBus::named`]; Internal when a value cannot be written as XML.
+pub fn domain(machine: &NewMachine) -> Result<String> {
+    let bus = DiskBus::named(machine.bus)?;
+    Domain { machine, bus }.to_xml()
 }
 
-/// A network card of the domain.
-#[derive(Debug, Clone, Serialize)]
-pub struct DomainNic {
-    /// Its MAC address, kept from the source so that the guest's configuration still matches.
-    pub mac: Option<String>,
-}
-
-/// A guest of KVM.
-#[derive(Debug, Clone, Serialize)]
-pub struct Domain {
-    /// Its name.
-    pub name: String,
-    /// The UUID that its firmware shows; the source's own, where it had one.
-    pub uuid: Option<Uuid>,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Virtual processors.
-    pub vcpus: u32,
-    /// Cores a socket; divides `vcpus`.
-    pub cores_per_socket: u32,
-    /// Firmware.
-    pub firmware: Firmware,
-    /// How its disks are attached.
-    pub bus: DiskBus,
-    /// Disks, the boot disk first.
-    pub disks: Vec<DomainDisk>,
-    /// Network cards.
-    pub nics: Vec<DomainNic>,
+/// A machine and the bus that libvirt has for it.
+struct Domain<'a> {
+    machine: &'a NewMachine,
+    bus: DiskBus,
 }
 
 type Xml = Writer<Vec<u8>>;
 type Element = io::Result<()>;
 
-impl Domain {
-    /// The domain as libvirt reads it.
-    ///
-    /// # Errors
-    /// Internal when a value cannot be written as XML.
-    pub fn to_xml(&self) -> Result<String> {
+impl Domain<'_> {
+    fn to_xml(&self) -> Result<String> {
         let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
         self.write(&mut xml)
             .map_err(|error| Error::internal("domain XML").because(error))?;
@@ -126,19 +83,19 @@ impl Domain {
         xml.create_element("domain")
             .with_attribute(("type", "kvm"))
             .write_inner_content(|xml| {
-                text(xml, "name", &self.name)?;
-                if let Some(uuid) = self.uuid {
+                text(xml, "name", &self.machine.name)?;
+                if let Some(uuid) = self.machine.uuid {
                     text(xml, "uuid", &uuid.to_string())?;
                 }
                 xml.create_element("memory")
                     .with_attribute(("unit", "MiB"))
-                    .write_text_content(BytesText::new(&self.memory_mib.to_string()))?;
-                text(xml, "vcpu", &self.vcpus.to_string())?;
+                    .write_text_content(BytesText::new(&self.machine.memory_mib.to_string()))?;
+                text(xml, "vcpu", &self.machine.vcpus.to_string())?;
                 self.write_os(xml)?;
                 xml.create_element("features").write_inner_content(|xml| {
                     empty(xml, "acpi", &[])?;
                     empty(xml, "apic", &[])?;
-                    if matches!(self.firmware, Firmware::Efi { secure_boot: true }) {
+                    if self.machine.firmware == Firmware::EfiSecureBoot {
                         empty(xml, "smm", &[("state", "on")])?;
                     }
                     Ok(())
@@ -163,16 +120,17 @@ impl Domain {
 
     fn write_os(&self, xml: &mut Xml) -> Element {
         let os = xml.create_element("os");
-        let os = match self.firmware {
+        let os = match self.machine.firmware {
             Firmware::Bios => os,
-            Firmware::Efi { .. } => os.with_attribute(("firmware", "efi")),
+            Firmware::Efi | Firmware::EfiSecureBoot => os.with_attribute(("firmware", "efi")),
         };
         os.write_inner_content(|xml| {
             xml.create_element("type")
                 .with_attributes([("arch", "x86_64"), ("machine", "q35")])
                 .write_text_content(BytesText::new("hvm"))?;
-            if let Firmware::Efi { secure_boot } = self.firmware {
-                let state = if secure_boot { "yes" } else { "no" };
+            if self.machine.firmware != Firmware::Bios {
+                let secure = self.machine.firmware == Firmware::EfiSecureBoot;
+                let state = if secure { "yes" } else { "no" };
                 xml.create_element("firmware").write_inner_content(|xml| {
                     empty(
                         xml,
@@ -187,13 +145,16 @@ impl Domain {
     }
 
     fn write_cpu(&self, xml: &mut Xml) -> Element {
-        let cores = self.cores_per_socket.clamp(1, self.vcpus.max(1));
-        let sockets = (self.vcpus / cores).max(1);
+        let cores = self
+            .machine
+            .cores_per_socket
+            .clamp(1, self.machine.vcpus.max(1));
+        let sockets = (self.machine.vcpus / cores).max(1);
         xml.create_element("cpu")
             .with_attribute(("mode", "host-model"))
             .write_inner_content(|xml| {
                 // Only a topology that multiplies out is one libvirt accepts.
-                if sockets.saturating_mul(cores) == self.vcpus {
+                if sockets.saturating_mul(cores) == self.machine.vcpus {
                     empty(
                         xml,
                         "topology",
@@ -210,7 +171,7 @@ impl Domain {
     }
 
     fn write_devices(&self, xml: &mut Xml) -> Element {
-        for (nth, disk) in self.disks.iter().enumerate() {
+        for (nth, disk) in self.machine.disks.iter().enumerate() {
             self.write_disk(xml, nth, disk)?;
         }
         if self.bus == DiskBus::VirtioScsi {
@@ -220,7 +181,7 @@ impl Domain {
                 &[("type", "scsi"), ("index", "0"), ("model", "virtio-scsi")],
             )?;
         }
-        for nic in &self.nics {
+        for nic in &self.machine.nics {
             xml.create_element("interface")
                 .with_attribute(("type", "network"))
                 .write_inner_content(|xml| {
@@ -269,7 +230,7 @@ impl Domain {
         Ok(())
     }
 
-    fn write_disk(&self, xml: &mut Xml, nth: usize, disk: &DomainDisk) -> Element {
+    fn write_disk(&self, xml: &mut Xml, nth: usize, disk: &NewDisk) -> Element {
         let format = disk.format.as_str();
         let path = disk.path.to_string_lossy();
         let (bus, prefix) = self.bus.names();
@@ -324,23 +285,9 @@ fn empty(xml: &mut Xml, name: &str, attributes: &[(&str, &str)]) -> Element {
     Ok(())
 }
 
-/// Keeps what libvirt allows in a domain's name: no slash and no line break.
-#[must_use]
-pub fn domain_name(name: &str) -> String {
-    let clean: String = name
-        .trim()
-        .chars()
-        .map(|c| if c == '/' || c.is_control() { '-' } else { c })
-        .collect();
-    if clean.is_empty() {
-        "guest".to_owned()
-    } else {
-        clean
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::machine::sample;
     use super::*;
 
     #[test]
@@ -356,18 +303,10 @@ mod tests {
 
     #[test]
     fn hostile_names_are_escaped() {
-        let domain = Domain {
-            name: "a<b>&\"".into(),
-            uuid: None,
-            memory_mib: 512,
-            vcpus: 3,
-            cores_per_socket: 2,
-            firmware: Firmware::Bios,
-            bus: DiskBus::VirtioBlk,
-            disks: vec![],
-            nics: vec![],
-        };
-        let xml = domain.to_xml().unwrap();
+        let mut machine = sample("virtio-blk", 1);
+        machine.name = "a<b>&\"".into();
+        machine.vcpus = 3;
+        let xml = domain(&machine).unwrap();
         assert!(xml.contains("<name>a&lt;b&gt;&amp;"), "{xml}");
         assert!(
             !xml.contains("topology"),

@@ -7,6 +7,7 @@ use rehost_block::{Error, Result};
 use tempfile::TempDir;
 
 use super::Accelerator;
+use super::devices::{self, Attachment};
 use crate::{Bus, Machine, Start};
 
 /// A private folder for one run.
@@ -16,11 +17,10 @@ pub(super) struct Folder(pub(super) TempDir);
 pub(super) const SANDBOX: &str =
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// Disks on one bus: what the q35's AHCI controller has ports for, and enough for SCSI.
-const AHCI_PORTS: usize = 6;
-const SCSI_TARGETS: usize = 15;
 /// Disks of one machine (limit of ours; each virtio-blk disk takes a PCI slot of 31).
 const DISKS_MAX: usize = 16;
+/// Network cards of one machine (limit of ours; VMware's machines have as many).
+const NICS_MAX: usize = 10;
 /// Longest kernel command line on x86 (`COMMAND_LINE_SIZE`), its NUL included.
 const COMMAND_LINE_MAX: usize = 2048;
 
@@ -33,18 +33,20 @@ pub(super) fn check(machine: &Machine) -> Result<()> {
         return Err(Error::unsupported("machine has too many disks")
             .mismatch(format!("at most {DISKS_MAX}"), machine.disks.len()));
     }
-    let ports = machine.disks.iter().filter(|disk| disk.bus == Bus::Ahci);
-    let ports = ports.count();
-    if ports > AHCI_PORTS {
-        return Err(Error::unsupported("machine has too many SATA disks")
-            .mismatch(format!("at most {AHCI_PORTS}"), ports));
-    }
-    for bus in [Bus::VirtioScsi, Bus::Pvscsi] {
-        let targets = machine.disks.iter().filter(|disk| disk.bus == bus).count();
-        if targets > SCSI_TARGETS {
-            return Err(Error::unsupported("machine has too many SCSI disks")
-                .mismatch(format!("at most {SCSI_TARGETS}"), targets));
+    for bus in Bus::ALL {
+        let attachment = attachment(bus)?;
+        let count = machine.disks.iter().filter(|disk| disk.bus == bus).count();
+        if count > attachment.capacity {
+            let disks = attachment.disks;
+            return Err(
+                Error::unsupported(format!("machine has too many {disks} disks"))
+                    .mismatch(format!("at most {}", attachment.capacity), count),
+            );
         }
+    }
+    if machine.nics.len() > NICS_MAX {
+        return Err(Error::unsupported("machine has too many network cards")
+            .mismatch(format!("at most {NICS_MAX}"), machine.nics.len()));
     }
     match &machine.start {
         Start::Direct(start) if start.command_line.len() >= COMMAND_LINE_MAX => {
@@ -89,7 +91,7 @@ pub(super) fn arguments(
     });
     add(&["-smp", &machine.vcpus.to_string()]);
     add(&["-m", &format!("{}M", machine.memory_mib)]);
-    // No network: said although -nodefaults implies it.
+    // No network of the host's: said although -nodefaults implies it.
     add(&["-nic", "none", "-display", "none", "-vga", "none"]);
     add(&["-rtc", "base=utc"]);
     add(&["-chardev", "stdio,id=serial,signal=off"]);
@@ -106,19 +108,15 @@ pub(super) fn arguments(
     } else {
         add(&["-boot", "strict=on"]);
     }
-    for (bus, controller) in [
-        (
-            Bus::VirtioScsi,
-            "virtio-scsi-pci,id=virtio-scsi,disable-legacy=on",
-        ),
-        (Bus::Pvscsi, "pvscsi,id=pvscsi"),
-    ] {
-        if machine.disks.iter().any(|disk| disk.bus == bus) {
+    for bus in Bus::ALL {
+        if machine.disks.iter().any(|disk| disk.bus == bus)
+            && let Some(controller) = attachment(bus)?.controller
+        {
             add(&["-device", controller]);
         }
     }
     let socket = text(&folder.disks())?;
-    let mut on_bus = [0usize; 4];
+    let mut seen: Vec<Bus> = Vec::new();
     for (nth, disk) in machine.disks.iter().enumerate() {
         let name = disk_name(nth);
         // The JSON form has no commas to escape. Nothing outlives the run, so flushes are dropped
@@ -135,35 +133,26 @@ pub(super) fn arguments(
             },
         });
         add(&["-blockdev", &node.to_string()]);
-        let (place, device) = match disk.bus {
-            Bus::VirtioBlk => (0, "virtio-blk-pci,disable-legacy=on"),
-            Bus::VirtioScsi => (1, "scsi-hd,bus=virtio-scsi.0"),
-            Bus::Ahci => (2, "ide-hd"),
-            Bus::Pvscsi => (3, "scsi-hd,bus=pvscsi.0"),
-        };
-        let count = on_bus.get_mut(place).map(|count| {
-            let unit = *count;
-            *count += 1;
-            unit
-        });
-        let unit = count.unwrap_or_default();
-        let position = match disk.bus {
-            Bus::VirtioBlk => String::new(),
-            Bus::Ahci => format!(",bus=ide.{unit}"),
-            // Target 7 is the controller's own on a parallel SCSI bus.
-            Bus::VirtioScsi | Bus::Pvscsi => {
-                format!(",scsi-id={}", if unit < 7 { unit } else { unit + 1 })
-            }
-        };
+        let unit = seen.iter().filter(|bus| **bus == disk.bus).count();
+        seen.push(disk.bus);
+        let device = attachment(disk.bus)?.disk(&name, unit, nth + 1);
+        add(&["-device", &device]);
+    }
+    for (nth, nic) in machine.nics.iter().enumerate() {
+        let path = text(&folder.wire(nth))?.replace(',', ",,");
+        let wire = format!("stream,id=wire{nth},server=off,addr.type=unix,addr.path={path}");
+        add(&["-netdev", &wire]);
+        let card = devices::card(nic.model);
         add(&[
             "-device",
-            &format!(
-                "{device}{position},drive={name},id=device-{name},bootindex={},rerror=report,werror=report",
-                nth + 1
-            ),
+            &format!("{card},netdev=wire{nth},mac={}", nic.mac),
         ]);
     }
     Ok(arguments)
+}
+
+fn attachment(bus: Bus) -> Result<&'static Attachment> {
+    Attachment::of(bus).ok_or_else(|| Error::internal("a bus that QEMU's table does not have"))
 }
 
 /// A path as QEMU's option syntax needs it.
@@ -182,7 +171,7 @@ mod tests {
     use rehost_block::{Memory, Overlay, StorageDisk};
 
     use super::*;
-    use crate::{DirectBoot, MachineDisk};
+    use crate::{DirectBoot, Mac, MachineDisk, MachineNic, Neighbours, NicModel};
 
     fn machine(buses: &[Bus], start: Start) -> Machine {
         let base = Arc::new(StorageDisk::new(Arc::new(Memory::new("d", vec![0; 512]))));
@@ -196,6 +185,7 @@ mod tests {
                     bus: *bus,
                 })
                 .collect(),
+            nics: Vec::new(),
             start,
         }
     }
@@ -215,6 +205,28 @@ mod tests {
         let line = line(&machine(&[Bus::VirtioBlk], Start::Firmware));
         assert!(line.contains("-nodefaults") && line.contains("-nic none"));
         assert!(!line.contains("netdev") && !line.contains("-net "));
+    }
+
+    #[test]
+    fn a_card_hangs_on_a_socket_in_the_private_folder() {
+        let mut machine = machine(&[Bus::Nvme, Bus::Ide, Bus::Ide, Bus::Ide], Start::Firmware);
+        machine.nics.push(MachineNic {
+            model: NicModel::Vmxnet3,
+            mac: Mac([0, 0x0c, 0x29, 0x2e, 0xc0, 0x31]),
+            wire: Arc::new(Neighbours::new([])),
+        });
+        let line = line(&machine);
+        for part in [
+            "-netdev stream,id=wire0,server=off,addr.type=unix,addr.path=/",
+            "-device vmxnet3,romfile=,netdev=wire0,mac=00:0c:29:2e:c0:31",
+            "-device nvme,serial=disk0,drive=disk0,id=device-disk0,bootindex=1",
+            "-device piix3-ide,id=piix",
+            "ide-hd,bus=piix.0,unit=1,drive=disk2",
+            "ide-hd,bus=piix.1,unit=0,drive=disk3",
+        ] {
+            assert!(line.contains(part), "no {part} in {line}");
+        }
+        assert_eq!(line.matches("netdev stream").count(), 1);
     }
 
     #[test]

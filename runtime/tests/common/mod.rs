@@ -188,6 +188,7 @@ impl Parts {
             vcpus: 1,
             memory_mib: 512,
             disks,
+            nics: Vec::new(),
             start: Start::Direct(DirectBoot {
                 kernel: self.kernel(),
                 initrd: Some(self.initramfs(modules, script)),
@@ -269,6 +270,7 @@ impl Sample {
             vcpus: 1,
             memory_mib: 1024,
             disks: vec![over(image.disk(), bus)],
+            nics: Vec::new(),
             start: Start::Direct(DirectBoot {
                 kernel: self.boot_file("vmlinuz-"),
                 initrd: Some(self.boot_file("initrd.img-")),

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 use rehost_image::Compression;
+use rehost_runtime::Mac;
 
-use super::{Booting, Earlier, Keys, MoreDisks, Opening, Reporting, Writing};
+use super::{Booting, Earlier, MoreDisks, Opening, Reporting, Writing};
 
 /// Options of `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A disk image, or a VMX file
+    /// A disk image, a VMX file, or a libvirt domain (.xml)
     #[arg(value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
     /// Show the disks and what lies on them only, as `rehost lsblk` does
@@ -120,29 +121,83 @@ pub struct Inject {
     pub reporting: Reporting,
 }
 
-/// The virtual bus of the boot disk.
+/// The virtual bus of the disks. All but the first need QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BootBus {
     /// virtio-blk
     VirtioBlk,
-    /// virtio-scsi (QEMU only)
+    /// virtio-scsi
     VirtioScsi,
-    /// AHCI (QEMU only)
+    /// AHCI
+    #[value(alias = "sata")]
     Ahci,
-    /// VMware's pvscsi (QEMU only)
+    /// NVMe
+    Nvme,
+    /// IDE (PIIX3)
+    Ide,
+    /// VMware's pvscsi
     Pvscsi,
+    /// LSI 53C895A (sym53c8xx): what QEMU calls lsilogic
+    Lsi,
+    /// LSI SAS1068 (mptsas)
+    #[value(name = "lsisas1068")]
+    LsiSas,
+    /// MegaRAID SAS 2108
+    Megaraid,
+    /// USB mass storage
+    Usb,
+}
+
+/// The network cards of a guest that is booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Card {
+    /// virtio-net
+    Virtio,
+    /// VMware's VMXNET 3
+    Vmxnet3,
+    /// Intel 82574L
+    E1000e,
+    /// Intel 82545EM
+    E1000,
+}
+
+/// What a machine has, where its description or its disks do not say it, or are not to be followed.
+#[derive(Debug, Clone, Args)]
+pub struct Shape {
+    /// Virtual processors of the new machine; without it, as many as the old one had, or 2
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=768))]
+    pub cpus: Option<u32>,
+    /// Memory of the new machine in MiB; without it, as much as the old one had, or 2048
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=25_165_824))]
+    pub memory: Option<u64>,
+    /// What starts the new machine; without it, what started the old one
+    #[arg(long, value_name = "KIND")]
+    pub firmware: Option<StartedBy>,
+    /// The address (MAC) of a network card, once for each card in order: what the old machine's
+    /// description does not say or, with --to physical, what the new machine's cards have
+    #[arg(long = "mac", value_name = "ADDRESS")]
+    pub macs: Vec<Mac>,
+}
+
+/// A machine's firmware.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StartedBy {
+    /// BIOS
+    Bios,
+    /// UEFI
+    Uefi,
 }
 
 /// Options of `verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The disk image; it is never written to
+    /// The disk image, a VMX file, or a libvirt domain (.xml); it is never written to
     #[arg(value_hint = ValueHint::FilePath)]
     pub image: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub more: MoreDisks,
-    /// How the guest sees its disk
+    /// How the guest sees its disks; all but virtio-blk need QEMU
     #[arg(long, default_value = "virtio-blk", value_name = "BUS")]
     pub bus: BootBus,
     /// Virtual processors
@@ -155,6 +210,17 @@ pub struct Verify {
     /// the kernel its boot loader would choose into memory
     #[arg(long)]
     pub firmware: bool,
+    /// Model of the network cards that --check-network gives it
+    #[arg(
+        long,
+        value_name = "CARD",
+        default_value = "virtio",
+        requires = "check_network"
+    )]
+    pub nic: Card,
+    /// The address (MAC) of a network card, once for each card in order, where no description says it
+    #[arg(long = "mac", value_name = "ADDRESS", requires = "check_network")]
+    pub macs: Vec<Mac>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub booting: Booting,
@@ -195,16 +261,23 @@ pub struct Serve {
 /// Options of `migrate`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  rehost migrate guest.vmx --to kvm -o out/\n\nExit codes: 0 the guest reached its login prompt on its new hardware; 2 error; 3 it did not."
+    after_help = "Examples:\n  rehost migrate guest.vmx --to kvm -o out/\n  rehost migrate guest.xml --to vmware -o out/ --check-network\n  rehost migrate /dev/sda --disk /dev/sdb --to kvm -o out/ --mac 3c:ec:ef:12:34:56\n  rehost migrate server.qcow2 --to physical --disk-bus nvme -o out/\n\nExit codes: 0 the guest reached its login prompt on its new hardware; 2 error; 3 it did not."
 )]
 pub struct Migrate {
-    /// The VM: a VMX file
+    /// The machine: a VMX file, a libvirt domain (.xml), or its disk (an image or a device)
     #[arg(value_hint = ValueHint::FilePath)]
     pub source: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub more: MoreDisks,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub shape: Shape,
     /// The hypervisor to move it to
     #[arg(long, value_name = "HYPERVISOR")]
     pub to: Hypervisor,
-    /// The folder for the image, the domain XML and report.json; made if missing
+    /// The folder for the images, the machine's description (.xml, .vmx, .ps1 or .txt) and report.json;
+    /// made if missing
     #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::DirPath, required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
     /// Do not boot the edited guest before its disks are copied
@@ -228,13 +301,9 @@ pub struct Migrate {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub booting: Booting,
-    /// Also open disks and parents below this folder (may be repeated); without it, only those in
-    /// the VMX's own folder
-    #[arg(long = "allow-path", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
-    pub allow_paths: Vec<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub keys: Keys,
+    pub opening: Opening,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub reporting: Reporting,

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use rehost_block::{Error, Opener, Result};
 
-use super::machine::{Bus, Cdrom, Controller, DiskMode, LeftOut, Nic, NicModel, Slot, VmDisk};
+use super::machine::{Bus, Slot};
 use super::syntax::{Dictionary, Entry};
+use crate::source::{Cdrom, Controller, DiskMode, LeftOut, Nic, NicModel, VmDisk};
 
 /// In the order in which disks are counted when `bios.hddOrder` does not say; ours, so that what is
 /// `sda` on VMware's usual controllers stays the first disk.
@@ -31,7 +32,7 @@ pub(super) fn disks(
         if is_cdrom(dictionary, slot) {
             continue;
         }
-        disks.push(disk(dictionary, slot, vmx, opener)?);
+        disks.push((slot, disk(dictionary, slot, vmx, opener)?));
     }
     let order: Vec<String> = dictionary
         .text("bios.hddOrder")
@@ -39,11 +40,11 @@ pub(super) fn disks(
         .split(',')
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
-    disks.sort_by_key(|disk| {
-        let named = order.iter().position(|name| *name == disk.slot.to_string());
-        (named.unwrap_or(usize::MAX), disk.slot)
+    disks.sort_by_key(|(slot, disk)| {
+        let named = order.iter().position(|name| *name == disk.at);
+        (named.unwrap_or(usize::MAX), *slot)
     });
-    Ok(disks)
+    Ok(disks.into_iter().map(|(_slot, disk)| disk).collect())
 }
 
 /// The places that are occupied, in order. A device is there only when `present` says so.
@@ -109,10 +110,11 @@ fn disk(dictionary: &Dictionary, slot: Slot, vmx: &Path, opener: &dyn Opener) ->
         .because(error)
     })?;
     Ok(VmDisk {
-        slot,
+        at: slot.to_string(),
         controller: controller(dictionary, slot)?,
         named: file.value.clone(),
         path: opened.path,
+        format: None,
         mode: mode(dictionary, slot)?,
         line: file.line,
     })
@@ -192,7 +194,7 @@ pub(super) fn cdroms(dictionary: &Dictionary) -> Vec<Cdrom> {
             let is_image = kind.is_none_or(|kind| kind.eq_ignore_ascii_case("cdrom-image"));
             let file = dictionary.text(&format!("{slot}.fileName"));
             Cdrom {
-                slot,
+                at: slot.to_string(),
                 image: file
                     .filter(|file| is_image && !NO_IMAGE.contains(file))
                     .map(str::to_owned),
@@ -242,6 +244,10 @@ fn nic(dictionary: &Dictionary, number: u32) -> Result<Nic> {
         Some(entry) => Some(mac(entry)?),
         None => None,
     };
+    let pci_slot = dictionary
+        .number::<i64>(&key("pciSlotNumber"))?
+        // -1 is "not placed yet".
+        .and_then(|slot| u32::try_from(slot).ok());
     Ok(Nic {
         number,
         mac,
@@ -250,10 +256,9 @@ fn nic(dictionary: &Dictionary, number: u32) -> Result<Nic> {
             .or_else(|| text("vnet"))
             .map(str::to_owned),
         connection: text("connectionType").map(str::to_owned),
-        pci_slot: dictionary
-            .number::<i64>(&key("pciSlotNumber"))?
-            // -1 is "not placed yet".
-            .and_then(|slot| u32::try_from(slot).ok()),
+        pci_slot,
+        // udev names a card in hot-plug slot N so.
+        guest_name: pci_slot.map(|slot| format!("ens{slot}")),
     })
 }
 

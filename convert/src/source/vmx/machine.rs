@@ -1,15 +1,15 @@
-//! The machine that a VMX file describes, as types that cannot hold nonsense.
+//! The machine that a VMX file describes.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rehost_block::{Error, Opener, Result};
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::devices;
 use super::syntax::Dictionary;
+use crate::source::{Described, Firmware, Vm};
 
 /// Most virtual CPUs. VMware's own limit (hardware version 20).
 const MOST_VCPUS: u32 = 768;
@@ -17,55 +17,9 @@ const MOST_VCPUS: u32 = 768;
 /// Most memory, in MiB. VMware's own limit (24 TiB).
 const MOST_MEMORY: u64 = 24 << 20;
 
-/// A VMware machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Vm {
-    /// The VMX file.
-    pub path: PathBuf,
-    /// `displayName`, or the file's name.
-    pub name: String,
-    /// `guestOS`: `debian12-64`.
-    pub guest_os: Option<String>,
-    /// `virtualHW.version`.
-    pub hardware_version: Option<u32>,
-    /// `firmware`.
-    pub firmware: Firmware,
-    /// `numvcpus`.
-    pub vcpus: NonZeroU32,
-    /// `cpuid.coresPerSocket`.
-    pub cores_per_socket: NonZeroU32,
-    /// `memSize`, in MiB.
-    pub memory_mib: NonZeroU64,
-    /// `uuid.bios`.
-    pub uuid: Option<Uuid>,
-    /// Hard disks, the one that boots first.
-    pub disks: Vec<VmDisk>,
-    /// CD-ROM drives.
-    pub cdroms: Vec<Cdrom>,
-    /// Network adapters, by number.
-    pub nics: Vec<Nic>,
-    /// `nvram`, as written: the firmware's own memory.
-    pub nvram: Option<String>,
-    /// What the machine has and this program does not carry over.
-    pub left_out: Vec<LeftOut>,
-}
-
-/// What starts the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Firmware {
-    /// PC BIOS.
-    Bios,
-    /// UEFI.
-    Efi,
-    /// UEFI that starts signed boot loaders only.
-    EfiSecureBoot,
-}
-
 /// A kind of bus, with VMware's key prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Bus {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Bus {
     /// `scsiN:M`.
     Scsi,
     /// `sataN:M`.
@@ -78,8 +32,7 @@ pub enum Bus {
 
 impl Bus {
     /// The prefix of its keys.
-    #[must_use]
-    pub const fn prefix(self) -> &'static str {
+    pub(super) const fn prefix(self) -> &'static str {
         match self {
             Self::Scsi => "scsi",
             Self::Sata => "sata",
@@ -90,124 +43,20 @@ impl Bus {
 }
 
 /// A place on a bus: `scsi0:1`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Slot {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Slot {
     /// The bus.
-    pub bus: Bus,
+    pub(super) bus: Bus,
     /// Number of the controller.
-    pub controller: u32,
+    pub(super) controller: u32,
     /// Number on the controller.
-    pub unit: u32,
+    pub(super) unit: u32,
 }
 
 impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}:{}", self.bus.prefix(), self.controller, self.unit)
     }
-}
-
-/// A disk controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Controller {
-    /// BusLogic parallel SCSI.
-    Buslogic,
-    /// LSI Logic parallel SCSI (`mptspi`).
-    Lsilogic,
-    /// LSI Logic SAS (`mptsas`).
-    Lsisas1068,
-    /// VMware paravirtual SCSI (`vmw_pvscsi`).
-    Pvscsi,
-    /// AHCI.
-    Ahci,
-    /// NVMe.
-    Nvme,
-    /// IDE.
-    Ide,
-}
-
-/// A hard disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VmDisk {
-    /// Where it is attached.
-    pub slot: Slot,
-    /// To what.
-    pub controller: Controller,
-    /// `fileName`, as written.
-    pub named: String,
-    /// The file, as the opener let it through.
-    pub path: PathBuf,
-    /// How snapshots treat it.
-    pub mode: DiskMode,
-    /// Line of `fileName`, from 1.
-    pub line: u32,
-}
-
-/// How snapshots treat a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DiskMode {
-    /// Taken into snapshots.
-    Persistent,
-    /// Never in a snapshot.
-    IndependentPersistent,
-    /// Writes are thrown away at power-off.
-    IndependentNonpersistent,
-}
-
-/// A CD-ROM drive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Cdrom {
-    /// Where it is attached.
-    pub slot: Slot,
-    /// The image in it, as written; `None` for a host drive or an empty one. It is not opened.
-    pub image: Option<String>,
-}
-
-/// A network adapter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Nic {
-    /// `ethernetN`.
-    pub number: u32,
-    /// Its address in lower case with colons; `None` when VMware has yet to make one.
-    pub mac: Option<String>,
-    /// `virtualDev`.
-    pub model: NicModel,
-    /// `networkName` of ESXi, or `vnet` of Workstation.
-    pub network: Option<String>,
-    /// `connectionType` (`nat`, `bridged`, `hostonly`).
-    pub connection: Option<String>,
-    /// `pciSlotNumber`: 192 makes systemd call it `ens192`.
-    pub pci_slot: Option<u32>,
-}
-
-/// Model of a network adapter.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NicModel {
-    /// AMD PCnet32, also called flexible.
-    Vlance,
-    /// Intel 82545EM.
-    E1000,
-    /// Intel 82574L.
-    E1000e,
-    /// VMXNET and VMXNET 2.
-    Vmxnet,
-    /// VMXNET 3.
-    Vmxnet3,
-    /// The file does not say: VMware takes it from the guest's type.
-    Unspecified,
-    /// Another name, as written.
-    Other(String),
-}
-
-/// Something the machine has that is not carried over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct LeftOut {
-    /// What, in one phrase.
-    pub what: String,
-    /// Line of the VMX file, from 1.
-    pub line: u32,
 }
 
 /// Builds the machine.
@@ -217,6 +66,7 @@ pub(super) fn build(dictionary: &Dictionary, path: &Path, opener: &dyn Opener) -
     let name = dictionary.text("displayName").map(str::to_owned);
     Ok(Vm {
         path: path.to_owned(),
+        described: Described::Vmx,
         name: name.unwrap_or_else(|| stem.to_string_lossy().into_owned()),
         guest_os: dictionary.text("guestOS").map(str::to_owned),
         hardware_version: dictionary.number("virtualHW.version")?,

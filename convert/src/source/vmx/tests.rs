@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use rehost_block::{AllowedFolders, Kind, SameFolder};
 
 use super::*;
+use crate::source::{Controller, DiskMode, Firmware, NicModel};
 
 const MACHINE: &str = r#"#!/usr/bin/vmware
 .encoding = "UTF-8"
@@ -100,7 +101,7 @@ fn a_machine_is_read_with_disks_in_boot_order_and_its_addresses() {
     let disks: Vec<(String, &str)> = vm
         .disks
         .iter()
-        .map(|disk| (disk.slot.to_string(), disk.named.as_str()))
+        .map(|disk| (disk.at.clone(), disk.named.as_str()))
         .collect();
     assert_eq!(
         disks,
@@ -128,6 +129,7 @@ fn a_machine_is_read_with_disks_in_boot_order_and_its_addresses() {
         (&first.model, first.pci_slot),
         (&NicModel::Vmxnet3, Some(192))
     );
+    assert_eq!(first.guest_name.as_deref(), Some("ens192"));
     assert_eq!(first.network.as_deref(), Some("VM Network"));
     assert_eq!(second.mac.as_deref(), Some("00:50:56:ac:cf:51"));
     assert_eq!(
@@ -145,7 +147,7 @@ fn the_order_of_the_firmware_decides_which_disk_is_first() {
         .unwrap()
         .disks
         .iter()
-        .map(|d| d.slot.to_string())
+        .map(|disk| disk.at.clone())
         .collect();
     assert_eq!(slots, ["sata0:0", "scsi0:1", "scsi0:0"]);
 }
