@@ -69,6 +69,7 @@ fn a_vmware_guest_becomes_a_proven_kvm_guest() {
         "kvm".as_ref(),
         "-o".as_ref(),
         out.as_os_str(),
+        "--check-network".as_ref(),
         "--json".as_ref(),
     ])
     .exits(0);
@@ -94,6 +95,12 @@ fn a_vmware_guest_becomes_a_proven_kvm_guest() {
             "{boot}: {verdict}"
         );
         assert_eq!(report[boot]["bus"], "virtio-blk");
+        // It is reached where it always was, on a card of another model in another slot.
+        let network = &report[boot]["network"];
+        assert_eq!(network["cards"][0]["model"], "virtio-net");
+        assert_eq!(network["answers"][0]["interface"], "ens192");
+        assert_eq!(network["answers"][0]["address"], "192.0.2.10");
+        assert_eq!(network["answers"][0]["card"], "00:0c:29:2e:c0:31", "{network}");
         assert!(
             report[boot]["command_line"]
                 .as_str()

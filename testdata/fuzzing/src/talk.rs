@@ -1,4 +1,4 @@
-//! What is no disk: a client's side of the NBD protocol, a VMX file, data for the deflate encoder.
+//! What is no disk: a client's side of the NBD protocol, a VMX file, a libvirt domain, data for the deflate encoder.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -78,6 +78,13 @@ pub(crate) fn nbd(bytes: &[u8]) {
 pub(crate) fn vmx(bytes: &[u8]) {
     use crate::storages::{NAME, Strangers};
     let _ = rehost::source::vmx::parse(bytes, NAME.as_ref(), &Strangers::raw());
+}
+
+/// A libvirt domain whose disks are none.
+#[cfg(feature = "machines")]
+pub(crate) fn domain(bytes: &[u8]) {
+    use crate::storages::{NAME, Strangers};
+    let _ = rehost::source::libvirt::parse(bytes, NAME.as_ref(), &Strangers::raw());
 }
 
 /// A unit to compress, its first byte the level.

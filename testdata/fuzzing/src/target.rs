@@ -66,6 +66,8 @@ pub enum Target {
     Nbd,
     /// A `.vmx`.
     Vmx,
+    /// A libvirt domain.
+    Domain,
     /// The deflate encoder: what it writes decodes to what it was given.
     Deflate,
     /// rpm's database: SQLite with its log, ndb, Berkeley DB.
@@ -76,7 +78,7 @@ pub enum Target {
 
 impl Target {
     /// All there are.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Qcow2,
         Self::Vmdk,
         Self::Cowd,
@@ -106,6 +108,7 @@ impl Target {
         Self::Guest,
         Self::Nbd,
         Self::Vmx,
+        Self::Domain,
         Self::Deflate,
         Self::RpmDatabase,
         Self::Unified,
@@ -144,6 +147,7 @@ impl Target {
             Self::Guest => "guest",
             Self::Nbd => "nbd",
             Self::Vmx => "vmx",
+            Self::Domain => "domain",
             Self::Deflate => "deflate",
             Self::RpmDatabase => "rpmdb",
             Self::Unified => "unified",
@@ -198,8 +202,10 @@ impl Target {
             Self::Nbd => talk::nbd(bytes),
             #[cfg(feature = "machines")]
             Self::Vmx => talk::vmx(bytes),
+            #[cfg(feature = "machines")]
+            Self::Domain => talk::domain(bytes),
             #[cfg(not(feature = "machines"))]
-            Self::Vmx => panic!("built without the feature machines"),
+            Self::Vmx | Self::Domain => panic!("built without the feature machines"),
             Self::Deflate => talk::deflate(bytes),
             Self::RpmDatabase => guests::rpm(bytes),
             Self::Unified => guests::unified(bytes),

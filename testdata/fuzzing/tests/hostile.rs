@@ -130,6 +130,8 @@ short_runs! {
     mutated_nbd: Nbd,
     #[cfg(feature = "machines")]
     mutated_vmx: Vmx,
+    #[cfg(feature = "machines")]
+    mutated_domain: Domain,
     mutated_deflate: Deflate,
     mutated_rpmdb: RpmDatabase,
     mutated_unified: Unified,

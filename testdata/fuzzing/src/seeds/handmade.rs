@@ -83,6 +83,38 @@ ethernet0.address = "00:50:56:00:00:01"
 uuid.bios = "56 4d 11 22 33 44 55 66-77 88 99 aa bb cc dd ee"
 "#;
 
+const DOMAIN: &str = r#"<domain type='kvm' id='7'>
+  <name>web &amp; mail</name>
+  <uuid>564d9989-a721-910d-cc28-e2dbd54b2b8c</uuid>
+  <memory unit='KiB'>2097153</memory>
+  <vcpu placement='static' current='2'>8</vcpu>
+  <os firmware='efi'>
+    <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
+    <firmware><feature enabled='yes' name='secure-boot'/></firmware>
+    <loader readonly='yes' type='pflash'>/x/OVMF_CODE.fd</loader>
+  </os>
+  <cpu><topology sockets='2' dies='1' cores='2' threads='2'/></cpu>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/>
+      <source file='disk.qcow2'/>
+      <target dev='sda' bus='scsi'/>
+      <boot order='1'/>
+      <address type='drive' controller='1' bus='0' target='0' unit='0'/>
+    </disk>
+    <disk type='block'><source dev='/dev/sdb'/><target dev='vdb'/></disk>
+    <controller type='scsi' index='1' model='virtio-scsi'/>
+    <interface type='bridge'>
+      <mac address='52:54:00:AB:cd:01'/>
+      <source bridge='br0'/>
+      <model type='virtio'/>
+      <address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/>
+    </interface>
+    <tpm model='tpm-crb'/>
+  </devices>
+</domain>
+"#;
+
 pub(super) fn seeds(target: Target) -> Vec<Seed> {
     let made = match target {
         Target::Vmdk => vec![("descriptor", DESCRIPTOR.as_bytes().to_vec())],
@@ -109,6 +141,7 @@ pub(super) fn seeds(target: Target) -> Vec<Seed> {
         ],
         Target::Nbd => vec![("old", nbd_old()), ("new", nbd_new())],
         Target::Vmx => vec![("machine", MACHINE.as_bytes().to_vec())],
+        Target::Domain => vec![("domain", DOMAIN.as_bytes().to_vec())],
         Target::Deflate => deflate(),
         Target::RpmDatabase => guests::databases(),
         Target::Unified => vec![("unified", guests::unified())],
