@@ -5,21 +5,19 @@
 //! console; the guest on the disks does not.
 
 mod network;
+mod until;
 
 use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use rehost_block::{Disk, DiskMut, Error, File, Overlay, Result};
 use rehost_inspect::unified::Program;
 use rehost_inspect::{BootChoice, Guest};
-use rehost_runtime::{
-    Bus, DirectBoot, Ended, Engine, EngineChoice, Limits, Machine, MachineDisk, Next, Start,
-    Verdict, Watch,
-};
+use rehost_runtime::{Bus, DirectBoot, EngineChoice, Limits, Machine, MachineDisk, Start, Verdict};
 use serde::Serialize;
 
 use crate::guest::{choose_root, look};
@@ -29,6 +27,7 @@ use crate::voice::Voice;
 
 use network::Question;
 pub use network::{Answered, Card, Network, NetworkProof};
+use until::Interruptible;
 
 /// What the proof adds to the command line of the copy it boots. The last console is where
 /// systemd starts a login prompt of its own accord (systemd-getty-generator(8)); the level lets the
@@ -75,62 +74,6 @@ pub struct Booting {
     pub root: Option<String>,
     /// Set from outside to give up.
     pub cancel: &'static AtomicBool,
-}
-
-/// An engine whose guest is stopped when the flag is set, and runs on until it has answered.
-#[derive(Debug)]
-struct Interruptible<'a> {
-    engine: &'a dyn Engine,
-    question: Option<&'a Question>,
-    cancel: &'a AtomicBool,
-}
-
-impl Engine for Interruptible<'_> {
-    fn name(&self) -> &'static str {
-        self.engine.name()
-    }
-
-    fn run(&self, machine: &Machine, limit: Duration, watch: &mut dyn Watch) -> Result<Ended> {
-        let mut watch = UntilInterrupted {
-            watch,
-            question: self.question,
-            since: None,
-            cancel: self.cancel,
-        };
-        self.engine.run(machine, limit, &mut watch)
-    }
-}
-
-struct UntilInterrupted<'a> {
-    watch: &'a mut dyn Watch,
-    question: Option<&'a Question>,
-    /// When the watcher first had enough.
-    since: Option<Instant>,
-    cancel: &'a AtomicBool,
-}
-
-impl UntilInterrupted<'_> {
-    fn or(&mut self, next: Next) -> Next {
-        if self.cancel.load(Ordering::Relaxed) {
-            return Next::Stop;
-        }
-        match self.question {
-            Some(question) => question.or(next, &mut self.since),
-            None => next,
-        }
-    }
-}
-
-impl Watch for UntilInterrupted<'_> {
-    fn serial(&mut self, bytes: &[u8]) -> Next {
-        let next = self.watch.serial(bytes);
-        self.or(next)
-    }
-
-    fn idle(&mut self) -> Next {
-        let next = self.watch.idle();
-        self.or(next)
-    }
 }
 
 /// What starts the guest.

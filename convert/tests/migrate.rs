@@ -100,7 +100,10 @@ fn a_vmware_guest_becomes_a_proven_kvm_guest() {
         assert_eq!(network["cards"][0]["model"], "virtio-net");
         assert_eq!(network["answers"][0]["interface"], "ens192");
         assert_eq!(network["answers"][0]["address"], "192.0.2.10");
-        assert_eq!(network["answers"][0]["card"], "00:0c:29:2e:c0:31", "{network}");
+        assert_eq!(
+            network["answers"][0]["card"], "00:0c:29:2e:c0:31",
+            "{network}"
+        );
         assert!(
             report[boot]["command_line"]
                 .as_str()
