@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::args::Undo;
 use super::{Answer, output};
-use crate::guest::{is_vmx, opener};
-use crate::source::vmx;
+use crate::guest::opener;
+use crate::source;
 use crate::voice::bytes;
 
 /// The result as JSON.
@@ -25,8 +25,8 @@ pub(super) fn run(args: &Undo) -> Result<Answer> {
     let voice = args.reporting.voice();
     let opener = opener(&args.allow_paths)?;
     // A VM's disks change together, and what they held is kept beside the first of them.
-    let image = if is_vmx(&args.image) {
-        let vm = vmx::read(&args.image, &opener)?;
+    let image = if let Some(described) = source::description(&args.image) {
+        let vm = source::read(&args.image, described, &opener)?;
         let first = vm.disks.into_iter().next().map(|disk| disk.path);
         first.unwrap_or_else(|| args.image.clone())
     } else {
