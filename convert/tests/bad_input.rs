@@ -181,11 +181,20 @@ fn with_unified(
         let making = Making::guest(&scratch.path().join("unused"))?;
         unified(scratch.path(), &making.initramfs(&[]), more)?
     };
+    with_image(change(image), |_| {})
+}
+
+/// A guest that boots the unified image `image` alone.
+fn with_image(
+    image: Vec<u8>,
+    also: impl FnOnce(&mut Making),
+) -> Option<(tempfile::TempDir, PathBuf, Ran)> {
     planned(|guest| {
+        also(guest);
         guest.remove("boot/grub/grub.cfg");
         guest.remove(INITRD);
         guest.remove(&format!("boot/vmlinuz-{VERSION}"));
-        guest.unified.push(("test.efi", change(image)));
+        guest.unified.push(("test.efi", image));
     })
 }
 
@@ -217,6 +226,21 @@ fn a_unified_image_with_a_tpm_policy_that_lacks_drivers_is_refused() {
         return;
     };
     is_refused(&ran, &vmx, "unified-kernel-measured");
+}
+
+#[test]
+fn a_unified_image_that_finds_no_room_for_its_drivers_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(making) = Making::guest(&scratch.path().join("unused")) else {
+        return;
+    };
+    let Some(image) = unified(scratch.path(), &making.initramfs(&[]), &[]) else {
+        return;
+    };
+    let Some((_keep, vmx, ran)) = with_image(image, |guest| guest.full = true) else {
+        return;
+    };
+    is_refused(&ran, &vmx, "initramfs-not-writable");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Write};
 
 use crate::model::{
-    AddressMethod, Content, DiskFound, DriverState, Finding, GuestSystem, Inspection, Interface,
-    InterfaceKind, Kernel, Mount, SettledBy, ToolFound, VolumeFound,
+    AddressMethod, Content, DiskFound, DriverFound, DriverState, Finding, GuestSystem, Inspection,
+    Interface, InterfaceKind, Kernel, Mount, SettledBy, ToolFound, VolumeFound,
 };
 use rehost_volume::stack::{Kind, Use};
 use rehost_volume::{Table, Volume};
@@ -305,10 +305,7 @@ fn kernel_lines(f: &mut fmt::Formatter<'_>, kernel: &Kernel) -> fmt::Result {
             "  on disk",
             list(&|kernel, early| kernel == DriverState::Module && early != Some(true)),
         ),
-        (
-            "  absent",
-            list(&|kernel, early| kernel == DriverState::Absent && early != Some(true)),
-        ),
+        ("  absent", absent(kernel)),
     ];
     for (heading, names) in groups {
         if !names.is_empty() {
@@ -316,6 +313,48 @@ fn kernel_lines(f: &mut fmt::Formatter<'_>, kernel: &Kernel) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+/// Drivers of adapters that no hypervisor offers.
+const PHYSICAL: [&str; 15] = [
+    "megaraid_sas",
+    "mpt3sas",
+    "hpsa",
+    "smartpqi",
+    "aacraid",
+    "igb",
+    "igc",
+    "ixgbe",
+    "i40e",
+    "ice",
+    "tg3",
+    "bnx2",
+    "bnx2x",
+    "bnxt_en",
+    "r8169",
+];
+
+/// The drivers that `kernel` has nowhere: by name, but for those that kernels of virtual machines never
+/// have, when it lacks all of them.
+fn absent(kernel: &Kernel) -> String {
+    let nowhere = |driver: &&DriverFound| {
+        driver.kernel == DriverState::Absent && driver.in_initramfs != Some(true)
+    };
+    let names: Vec<&str> = kernel
+        .drivers
+        .iter()
+        .filter(nowhere)
+        .map(|driver| driver.name)
+        .collect();
+    if !PHYSICAL.iter().all(|name| names.contains(name)) {
+        return names.join(" ");
+    }
+    let mut others: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !PHYSICAL.contains(name))
+        .collect();
+    others.push("(and those of physical machines' adapters)");
+    others.join(" ")
 }
 
 fn finding_lines(f: &mut fmt::Formatter<'_>, findings: &[Finding]) -> fmt::Result {

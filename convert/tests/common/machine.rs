@@ -20,6 +20,8 @@ pub(crate) struct Making {
     folder: PathBuf,
     /// Files of its EFI system partition: name in `EFI/Linux`, content.
     pub(crate) unified: Vec<(&'static str, Vec<u8>)>,
+    /// Whether that partition has no room for anything else.
+    pub(crate) full: bool,
 }
 
 impl Making {
@@ -33,6 +35,7 @@ impl Making {
         let making = Self {
             folder: folder.to_owned(),
             unified: Vec::new(),
+            full: false,
         };
         making.put(
             "etc/os-release",
@@ -194,6 +197,21 @@ impl Making {
                     .arg(&esp)
                     .arg(&file)
                     .arg(format!("::EFI/Linux/{name}")),
+            );
+        }
+        if self.full {
+            let said = judge(Command::new("mdir").arg("-i").arg(&esp).arg("::"));
+            let last = said.lines().rev().find(|line| line.contains("bytes free"));
+            let digits = last.unwrap().chars().filter(char::is_ascii_digit);
+            let free: usize = digits.collect::<String>().parse().unwrap();
+            let filler = self.folder.join("filler");
+            fs::write(&filler, vec![1; free]).unwrap();
+            judge(
+                Command::new("mcopy")
+                    .arg("-i")
+                    .arg(&esp)
+                    .arg(&filler)
+                    .arg("::filler"),
             );
         }
         esp
