@@ -15,6 +15,7 @@ mod first_boot;
 mod kernels;
 mod labels;
 mod lvm;
+mod mdadm;
 mod network;
 mod obstacles;
 mod text;
@@ -146,6 +147,7 @@ pub fn plan(
     planner.add_console(&mut changes)?;
     planner.widen_lvm_filters(&mut changes)?;
     planner.allow_drivers(&mut changes)?;
+    planner.widen_array_devices(&mut changes)?;
     planner.loosen_udev_rules(&mut changes)?;
     planner.start_by_inittab(&mut changes)?;
     let links = planner.name_interfaces()?;

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its own part
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy knows `#[test]` functions, not what they share
 
+pub(crate) mod families;
 pub(crate) mod images;
 pub(crate) mod machine;
 pub(crate) mod stacked;

@@ -145,6 +145,7 @@ impl Planner<'_> {
         };
         overrides.extend(self.lvm_inside(&old));
         overrides.extend(self.allowed_inside(&old)?);
+        overrides.extend(self.array_devices_inside(&old));
         let mut built = None;
         for (buses, optional) in self.loads() {
             let names = |list: &[&str]| -> Vec<ModuleName> {

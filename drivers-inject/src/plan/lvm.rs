@@ -124,7 +124,7 @@ impl Planner<'_> {
     }
 
     /// How Linux calls the disks of the new machine, each kind once.
-    fn disk_names(&self) -> Vec<&'static str> {
+    pub(super) fn disk_names(&self) -> Vec<&'static str> {
         let mut names: Vec<&str> = self.buses.iter().map(|bus| bus.disks).collect();
         names.sort_unstable();
         names.dedup();

@@ -1,0 +1,81 @@
+//! Sample guests of other families than the first: converted with one command, booted before and after.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{guest, have, judge, run};
+
+/// How a guest is converted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conversion<'a> {
+    /// The bus of the new machine's disks.
+    pub(crate) bus: &'a str,
+    /// Options that say how its volumes are opened.
+    pub(crate) opening: &'a [&'a str],
+}
+
+/// The guest `name`, where it can be booted; it does not boot from virtio disks as it is.
+pub(crate) fn stuck(name: &str, opening: &[&str]) -> Option<PathBuf> {
+    let guest = guest(name).filter(|_| have("qemu-system-x86_64") && have("qemu-img"))?;
+    let vmx = guest.join("guest.vmx");
+    let mut arguments = vec!["verify", "--timeout=100", vmx.to_str().unwrap()];
+    arguments.extend(opening);
+    // Some wait for their root for minutes before they say so.
+    run(arguments).exits(3);
+    Some(guest)
+}
+
+/// Converts a sample guest for KVM, which proves it by a boot; gives its disks as raw images, and the
+/// report.
+pub(crate) fn converted(guest: &Path, how: Conversion<'_>, folder: &Path) -> (Vec<PathBuf>, Value) {
+    let out = folder.join(how.bus);
+    let vmx = guest.join("guest.vmx");
+    let bus = format!("--disk-bus={}", how.bus);
+    let mut arguments = vec!["migrate", vmx.to_str().unwrap(), "--to=kvm", &bus];
+    arguments.extend(["--no-preflight", "--json", "-o", out.to_str().unwrap()]);
+    arguments.extend(how.opening);
+    let report: Value = run(arguments).exits(0).json();
+    assert_eq!(report["ending"], "proven", "{report}");
+    let disks = report["disks"].as_array().unwrap();
+    let disks = (0..disks.len()).map(|nth| {
+        let number = if nth == 0 {
+            String::new()
+        } else {
+            format!("-{nth}")
+        };
+        raw(&out.join(format!("guest{number}.qcow2")))
+    });
+    (disks.collect(), report)
+}
+
+/// The same disk as a raw image beside it, made by qemu-img.
+pub(crate) fn raw(image: &Path) -> PathBuf {
+    let raw = image.with_extension("raw");
+    judge(
+        Command::new("qemu-img")
+            .args(["convert", "-O", "raw"])
+            .arg(image)
+            .arg(&raw),
+    );
+    raw
+}
+
+/// Partition `number` of a raw disk as a file of its own.
+pub(crate) fn partition(raw: &Path, number: usize) -> PathBuf {
+    let table: Value =
+        serde_json::from_str(&judge(Command::new("sfdisk").arg("-J").arg(raw))).unwrap();
+    let entry = &table["partitiontable"]["partitions"][number - 1];
+    let sectors = |key: &str| entry[key].as_u64().unwrap();
+    let part = raw.with_extension(format!("part{number}"));
+    judge(
+        Command::new("dd")
+            .args(["bs=512", "conv=sparse", "status=none"])
+            .arg(format!("skip={}", sectors("start")))
+            .arg(format!("count={}", sectors("size")))
+            .arg(format!("if={}", raw.display()))
+            .arg(format!("of={}", part.display())),
+    );
+    part
+}
