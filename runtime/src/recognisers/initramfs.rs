@@ -124,7 +124,7 @@ pub(super) const TABLE: &[Recogniser] = &[
     entry(
         "alpine",
         Line,
-        r"^ \* Mounting boot media|^Alpine Init [0-9]",
+        r"^ \* Mounting boot media|^(\[ *[0-9.]+\] )?Alpine Init [0-9]",
         Progress(Stage::Initramfs),
         "started its initramfs",
     ),
