@@ -24,9 +24,10 @@ impl Planner<'_> {
     pub(super) fn widen_array_devices(&mut self, changes: &mut TextChanges) -> Result<()> {
         for path in CONFIGS {
             let text = self.files.read(path)?.unwrap_or_default();
-            if let Some(line) = narrow(&String::from_utf8_lossy(&text), &self.disk_names()) {
+            let text = String::from_utf8_lossy(&text);
+            if let Some((line, keyword)) = narrow(&text, &self.disk_names()) {
                 let reason = "mdadm would not look at the disks under their new names";
-                changes.add(path, line, widen(), reason.to_owned());
+                changes.add(path, line, widen(keyword), reason.to_owned());
             }
         }
         Ok(())
@@ -37,8 +38,9 @@ impl Planner<'_> {
         let copies = CONFIGS.map(|path| path.trim_start_matches('/'));
         let overrides = copies.into_iter().filter_map(|path| {
             let mut content = initramfs.read(path.as_bytes())?.to_vec();
-            let line = narrow(&String::from_utf8_lossy(&content), &self.disk_names())?;
-            change_line(&mut content, line, &[&widen()])?;
+            let text = String::from_utf8_lossy(&content).into_owned();
+            let (line, keyword) = narrow(&text, &self.disk_names())?;
+            change_line(&mut content, line, &[&widen(keyword)])?;
             Some(Override {
                 path: path.to_owned(),
                 content,
@@ -48,14 +50,17 @@ impl Planner<'_> {
     }
 }
 
-fn widen() -> LineEdit {
-    LineEdit::Append {
-        words: ALL.to_owned(),
+/// Behind the keyword as it is written: the end of the line may be a comment.
+fn widen(keyword: &str) -> LineEdit {
+    LineEdit::Insert {
+        after: keyword.to_owned(),
+        text: format!(" {ALL}"),
     }
 }
 
-/// The first `DEVICE` line, from 1, where all of them together leave out disks called `disks`.
-fn narrow(config: &str, disks: &[&str]) -> Option<u32> {
+/// The first `DEVICE` line, from 1, and its keyword, where all of them together leave out disks called
+/// `disks`.
+fn narrow<'a>(config: &'a str, disks: &[&str]) -> Option<(u32, &'a str)> {
     let mut first = None;
     let mut words: Vec<&str> = Vec::new();
     let mut listing = false;
@@ -64,11 +69,11 @@ fn narrow(config: &str, disks: &[&str]) -> Option<u32> {
         let mut parts = line.split_whitespace();
         // A line that begins with a blank goes on with the one before.
         if !line.starts_with([' ', '\t']) {
-            let keyword = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let keyword = parts.next().unwrap_or_default();
             // "Only the first three characters of a keyword are significant."
-            listing = keyword.len() > 2 && "device".starts_with(&keyword);
+            listing = keyword.len() > 2 && "device".starts_with(&keyword.to_ascii_lowercase());
             if listing && first.is_none() {
-                first = Some(number);
+                first = Some((number, keyword));
             }
         }
         if listing {
@@ -95,17 +100,26 @@ mod tests {
 
     #[test]
     fn a_list_of_the_old_names_is_widened_once() {
-        let config =
-            "# mdadm.conf\nHOMEHOST <system>\nDEVICE /dev/sda1\n  /dev/sdb1\nARRAY /dev/md/0\n";
-        assert_eq!(narrow(config, &["sd", "vd"]), Some(3));
-        let mut changed = config.as_bytes().to_vec();
-        change_line(&mut changed, 3, &[&widen()]).unwrap();
-        let changed = String::from_utf8(changed).unwrap();
-        assert!(
-            changed.contains("\nDEVICE /dev/sda1 partitions\n"),
-            "{changed}"
-        );
-        assert_eq!(narrow(&changed, &["sd", "vd"]), None);
+        for (list, wider) in [
+            (
+                "DEVICE /dev/sda1\n  /dev/sdb1\n",
+                "DEVICE partitions /dev/sda1\n  /dev/sdb1\n",
+            ),
+            (
+                "DEVICE /dev/sd[ab]1 # the mirror\n",
+                "DEVICE partitions /dev/sd[ab]1 # the mirror\n",
+            ),
+            ("dev /dev/sda1\n", "dev partitions /dev/sda1\n"),
+        ] {
+            let config = format!("# mdadm.conf\nHOMEHOST <system>\n{list}ARRAY /dev/md/0\n");
+            let (line, keyword) = narrow(&config, &["sd", "vd"]).unwrap();
+            assert_eq!(line, 3);
+            let mut changed = config.as_bytes().to_vec();
+            change_line(&mut changed, line, &[&widen(keyword)]).unwrap();
+            let changed = String::from_utf8(changed).unwrap();
+            assert_eq!(changed, config.replace(list, wider));
+            assert_eq!(narrow(&changed, &["sd", "vd"]), None);
+        }
     }
 
     #[test]
