@@ -263,3 +263,41 @@ fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
         assert_eq!(fs::read_dir(wants).unwrap().count(), 0);
     }
 }
+
+#[test]
+fn a_script_that_leaves_something_running_does_not_hold_the_boot() {
+    for shell in [&["dash"][..], &["bash", "--posix"], &["busybox", "sh"]] {
+        if !have(&["timeout", shell[0]]) {
+            continue;
+        }
+        let (keep, files) = guest();
+        let root = keep.path();
+        let log = "/var/log/rehost-first-boot.log";
+        files.put(log, "of an earlier time\n");
+        let options = scripts(&[
+            ("one", "#!/bin/sh\nsleep 60 &\necho pid=$!\n"),
+            ("two", "#!/bin/sh\necho two\n"),
+        ]);
+        carry_out(&planned(Init::Systemd, &files, &options), &files);
+        moved(root, root);
+        let runner = root.join(HOME.trim_start_matches('/')).join("run");
+        // Its output is a pipe: whoever holds that holds this test, until `timeout` ends both.
+        let ran = Command::new("timeout")
+            .args(["--kill-after=5", "30"])
+            .args(shell)
+            .arg(&runner)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(ran.status.success(), "{shell:?} {}: {said}", ran.status);
+        let log = fs::read_to_string(root.join(log.trim_start_matches('/'))).unwrap();
+        assert_eq!(log, format!("of an earlier time\n{said}"));
+        assert!(
+            said.ends_with("two\nrehost first boot: 002-two ended with 0\n"),
+            "{said}"
+        );
+        let left = said.lines().find_map(|line| line.strip_prefix("pid="));
+        let ended = Command::new("kill").arg(left.unwrap()).status().unwrap();
+        assert!(ended.success(), "it still ran");
+    }
+}

@@ -321,19 +321,27 @@ impl Planner<'_> {
 }
 
 /// Runs every script once. One that restarts the machine is not run again: it is set aside first.
+///
+/// What they say goes to the log and is read back from there: a pipe would stay open, and the boot
+/// would wait, for as long as anything lives that a script left running.
 fn runner(leftovers: &[String], init: Init) -> String {
     let mut text = format!(
         "#!/bin/sh\n# Written by rehost: runs what was asked for at the first boot, once, and goes.\n\
          home={HOME}\nlog=/var/log/rehost-first-boot.log\nmkdir -p \"$home/run.d\"\n\
+         {{ mkdir -p \"${{log%/*}}\" && touch \"$log\"; }} 2>/dev/null || {{\n\
+         \tlog=$home/log\n\ttouch \"$log\"\n}}\n\
+         # Reading goes on where it ended, so each cat says what is new.\n\
+         exec 3<\"$log\"\ncat <&3 >/dev/null\n\
+         say() {{\n\techo \"rehost first boot: $*\" >>\"$log\"\n\tcat <&3\n}}\n\
          for script in \"$home\"/scripts/*; do\n\
          \t[ -f \"$script\" ] || continue\n\
          \tname=${{script##*/}}\n\
          \tmv \"$script\" \"$home/run.d/$name\" || continue\n\
-         \techo \"rehost first boot: $name\"\n\
-         \t\"$home/run.d/$name\" </dev/null 2>&1\n\
-         \techo \"rehost first boot: $name ended with $?\"\n\
+         \tsay \"$name\"\n\
+         \t\"$home/run.d/$name\" </dev/null >>\"$log\" 2>&1 3<&-\n\
+         \tsay \"$name ended with $?\"\n\
          \trm -f \"$home/run.d/$name\"\n\
-         done | tee -a \"$log\"\n"
+         done\n"
     );
     for path in leftovers {
         text.push_str(&format!("rm -f {path}\n"));
