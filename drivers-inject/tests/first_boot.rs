@@ -96,8 +96,9 @@ fn the_units_are_what_systemd_takes() {
     let path = folder.path().join("rehost-first-boot.service");
     fs::write(&path, unit.unwrap().content.as_slice()).unwrap();
     let path = path.to_str().unwrap();
-    let said = support::run("systemd-analyze", &["verify", "--man=no", path], b"");
-    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    let verified = support::run("systemd-analyze", &["verify", "--man=no", path], b"");
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success(), "{}: {said}", verified.status);
     assert!(!said.contains("rehost-first-boot"), "{said}");
 }
 
@@ -220,6 +221,23 @@ fn moved(folder: &Path, root: &Path) {
     }
 }
 
+/// A folder of programs that say how they were called; the host's own are not to be run.
+fn stubs() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        (
+            "dpkg",
+            "echo \"dpkg $1 ${2##*/}, $DEBIAN_FRONTEND\"\n! grep -q broken \"$2\" || exit 2\n",
+        ),
+        ("systemctl", "echo \"systemctl $*\"\n"),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
 #[test]
 fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
     for shell in [&["dash"][..], &["bash", "--posix"], &["busybox", "sh"]] {
@@ -233,16 +251,21 @@ fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
             ("one.sh", "#!/bin/sh\necho one; exit 3\n"),
             ("t w o", "#!/bin/sh\necho two\n"),
         ]);
-        let package = file("x.deb", b"!<arch>\ndebian-binary   1");
-        options.first_boot.packages.push(package);
+        options.first_boot.guest_agent = Some(file("agent.deb", b"!<arch>\ndebian-binary   1"));
+        options.first_boot.packages = vec![
+            file("x.deb", b"!<arch>\ndebian-binary   1"),
+            file("x.deb", b"!<arch>\ndebian-binary   broken"),
+        ];
         let plan = planned(Init::Systemd, &files, &options);
         carry_out(&plan, &files);
         moved(root, root);
         let runner = root.join(HOME.trim_start_matches('/')).join("run");
-        // The package manager is the host's own: it refuses what is no package.
+        let stubs = stubs();
+        let path = std::env::var("PATH").unwrap();
         let ran = Command::new(shell[0])
             .args(&shell[1..])
             .arg(&runner)
+            .env("PATH", format!("{}:{path}", stubs.path().display()))
             .output()
             .unwrap();
         assert!(ran.status.success(), "{shell:?}");
@@ -251,11 +274,17 @@ fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
         assert_eq!(said, log);
         let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} in {log}"));
         let order = [
-            at("rehost first boot: 001-install-x.deb\n"),
-            at("rehost first boot: 002-one.sh\none\n"),
-            at("rehost first boot: 002-one.sh ended with 3\n"),
-            at("rehost first boot: 003-t_w_o\ntwo\n"),
-            at("rehost first boot: 003-t_w_o ended with 0\n"),
+            at("rehost first boot: 001-install-agent.deb\ndpkg -i 001-agent.deb, noninteractive\n"),
+            at("systemctl enable --now qemu-guest-agent.service\n"),
+            at("rehost first boot: 001-install-agent.deb ended with 0\n"),
+            at("rehost first boot: 002-install-x.deb\ndpkg -i 002-x.deb, noninteractive\n"),
+            at("rehost first boot: 002-install-x.deb ended with 0\n"),
+            at("rehost first boot: 003-install-x.deb\ndpkg -i 003-x.deb, noninteractive\n"),
+            at("rehost first boot: 003-install-x.deb ended with 2\n"),
+            at("rehost first boot: 004-one.sh\none\n"),
+            at("rehost first boot: 004-one.sh ended with 3\n"),
+            at("rehost first boot: 005-t_w_o\ntwo\n"),
+            at("rehost first boot: 005-t_w_o ended with 0\n"),
         ];
         assert!(order.is_sorted(), "{log}");
         assert!(!root.join("var/lib/rehost").exists(), "it goes");

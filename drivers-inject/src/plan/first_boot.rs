@@ -160,11 +160,12 @@ impl Planner<'_> {
         };
         let packages = agent.map(|agent| (agent, START_AGENT));
         let others = wanted.packages.iter().map(|package| (package, ""));
-        for (package, then) in packages.into_iter().chain(others) {
+        for (number, (package, then)) in (1..).zip(packages.into_iter().chain(others)) {
             let kind = package.kind()?;
             self.installs(package, kind)?;
             let name = package.plain_name();
-            let path = format!("{HOME}/packages/{name}");
+            // Two of different folders may have one name.
+            let path = format!("{HOME}/packages/{number:03}-{name}");
             let script = format!(
                 "#!/bin/sh\nfile={path}\n{} || exit\nrm -f \"$file\"\n{then}",
                 kind.command
