@@ -149,7 +149,7 @@ pub fn plan(
     planner.allow_drivers(&mut changes)?;
     planner.widen_array_devices(&mut changes)?;
     planner.loosen_udev_rules(&mut changes)?;
-    planner.start_by_inittab(&mut changes)?;
+    planner.start_by_line(&mut changes)?;
     let links = planner.name_interfaces()?;
     let initramfs = planner.rebuild_initramfs(&links)?;
     let mut edits = changes.into_edits(&mut planner)?;

@@ -132,6 +132,39 @@ fn openrc_and_system_v_get_a_script_of_their_own_and_busybox_a_line() {
 }
 
 #[test]
+fn startpar_finds_a_rule_and_the_runner_takes_it_away() {
+    let (keep, files) = guest();
+    let before = "TARGETS = rsyslog cron\nINTERACTIVE =\ncron: rsyslog\n";
+    let table = "/etc/init.d/.depend.start";
+    files.put("/etc/rc2.d/README", "");
+    files.put(table, before);
+    let options = scripts(&[("a", "#!/bin/sh\n")]);
+    let first = planned(Init::Sysv, &files, &options);
+    let edit = first.edits.iter().find(|edit| edit.path == table).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&edit.content),
+        format!("{before}rehost-first-boot: rsyslog cron\n")
+    );
+    carry_out(&first, &files);
+    let again = planned(Init::Sysv, &files, &options);
+    assert!(again.is_empty(), "{again}");
+
+    let root = keep.path();
+    moved(root, root);
+    let runner = root.join(HOME.trim_start_matches('/')).join("run");
+    let ran = support::run("sh", &[runner.to_str().unwrap()], b"");
+    assert!(ran.status.success(), "{ran:?}");
+    let left = fs::read_to_string(root.join(table.trim_start_matches('/'))).unwrap();
+    assert_eq!(left, before);
+    assert!(!root.join("etc/init.d/rehost-first-boot").exists());
+
+    // rc follows the links alone where insserv wrote nothing.
+    files.put(table, "");
+    let plan = planned(Init::Sysv, &files, &options);
+    assert!(!paths(&plan).contains(&table), "{plan}");
+}
+
+#[test]
 fn what_cannot_be_started_or_installed_is_refused_by_name() {
     let (_keep, files) = guest();
     let refused = |init: Init, first_boot: FirstBoot| {
@@ -160,6 +193,19 @@ fn what_cannot_be_started_or_installed_is_refused_by_name() {
         },
     );
     assert!(error.contains("not known"), "{error}");
+    let script = || FirstBoot {
+        scripts: vec![file("x", b"#!/bin/sh\n")],
+        ..FirstBoot::default()
+    };
+    for init in [Init::Sysv, Init::Upstart] {
+        let error = refused(init, script());
+        assert!(error.contains("no folder of a runlevel"), "{error}");
+    }
+    let error = refused(Init::Busybox, script());
+    assert!(error.contains("nothing in /etc/inittab"), "{error}");
+    files.put("/etc/inittab", "");
+    let error = refused(Init::Busybox, script());
+    assert!(error.contains("nothing in /etc/inittab"), "{error}");
     files.put("/usr/bin/rpm", "");
     let error = refused(
         Init::Systemd,
@@ -213,7 +259,13 @@ fn moved(folder: &Path, root: &Path) {
         }
         let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
         let mut text = text;
-        for own in ["/var/lib/rehost", "/var/log/rehost", "/etc/systemd"] {
+        for own in [
+            "/var/lib/rehost",
+            "/var/log/rehost",
+            "/etc/systemd",
+            "/etc/init.d",
+            "/etc/rc2.d",
+        ] {
             text = text.replace(own, &format!("{}{own}", root.display()));
         }
         fs::write(&path, text).unwrap();

@@ -6,8 +6,8 @@
 //! OpenRC, System V scripts, which Upstart runs too, or BusyBox's `inittab`); it runs each script once, writes what they say to
 //! `/var/log/rehost-first-boot.log`, and removes everything that was put there but for that.
 //!
-//! Left out on purpose, refused by name: guests whose first process is not known, and packages that
-//! the guest has no program for. What a package depends on is not fetched.
+//! Left out on purpose, refused by name: guests whose first process is not known or has no folder or
+//! table to be told in, and packages that the guest has no program for. What a package depends on is not fetched.
 
 use std::sync::Arc;
 
@@ -20,9 +20,17 @@ use super::{Change, Edit, Note, Planner};
 /// Where the runner is, and what it runs.
 const HOME: &str = "/var/lib/rehost/first-boot";
 
+/// What starts the runner is called so.
+const NAME: &str = "rehost-first-boot";
+
 const REASON: &str = "it was asked for at the first boot";
 
 const INITTAB: &str = "/etc/inittab";
+
+/// insserv's makefile for startpar, which runs what stands there and of that what a runlevel links to.
+/// A rule is enough to stand there: tried with startpar 0.65. Debian's rc takes the links alone where it
+/// is empty.
+const DEPENDENCIES: &str = "/etc/init.d/.depend.start";
 
 /// A file that the guest is to run or install.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,18 +128,30 @@ impl FirstBootFile {
 }
 
 impl Planner<'_> {
-    /// The line that starts the runner where BusyBox starts everything.
-    pub(super) fn start_by_inittab(&self, changes: &mut TextChanges) -> Result<()> {
-        if self.options.first_boot.is_empty() || self.system.init != Init::Busybox {
+    /// The line that starts the runner in the table of BusyBox, or lets startpar do so.
+    pub(super) fn start_by_line(&self, changes: &mut TextChanges) -> Result<()> {
+        let path = match self.system.init {
+            Init::Busybox => INITTAB,
+            Init::Sysv | Init::Upstart => DEPENDENCIES,
+            _ => return Ok(()),
+        };
+        let text = self.files.read(path)?.unwrap_or_default();
+        if self.options.first_boot.is_empty() || text.is_empty() {
             return Ok(());
         }
-        let text = self.files.read(INITTAB)?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let line = format!("::once:/bin/sh {HOME}/run");
+        let line = if path == INITTAB {
+            format!("::once:/bin/sh {HOME}/run")
+        } else {
+            // Behind all others, as S99 is.
+            let mut lines = text.lines();
+            let targets = lines.find_map(|line| line.strip_prefix("TARGETS ="));
+            format!("{NAME}: {}", targets.unwrap_or_default().trim())
+        };
         if !text.lines().any(|own| own == line) {
             let last = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
             let edit = LineEdit::NewLine { text: line };
-            changes.add(INITTAB, last, edit, REASON.to_owned());
+            changes.add(path, last, edit, REASON.to_owned());
         }
         Ok(())
     }
@@ -212,7 +232,6 @@ impl Planner<'_> {
 
     /// What starts the runner, and the paths that it is to remove afterwards.
     fn starters(&self) -> Result<(Vec<Edit>, Vec<String>)> {
-        const NAME: &str = "rehost-first-boot";
         let mut edits = Vec::new();
         let mut paths = Vec::new();
         let mut add = |path: String, edit: Option<Edit>| {
@@ -236,13 +255,16 @@ impl Planner<'_> {
                 add(unit, edit);
                 return Ok((edits, paths));
             }
-            Init::Busybox => return Ok((edits, paths)),
+            Init::Busybox => {
+                if self.files.read(INITTAB)?.unwrap_or_default().is_empty() {
+                    return Err(cannot_start(&format!("there is nothing in {INITTAB}")));
+                }
+                return Ok((edits, paths));
+            }
             Init::Unknown => {
-                return Err(Error::unsupported(
-                    "what starts the services of this guest is not known, so nothing can be run at \
-                     its first boot",
-                )
-                .hint("leave out --first-boot, --package and --guest-agent"));
+                return Err(cannot_start(
+                    "what starts the services of this guest is not known",
+                ));
             }
             Init::Openrc => {
                 let link = format!("/etc/runlevels/default/{NAME}");
@@ -257,6 +279,7 @@ impl Planner<'_> {
             }
             Init::Sysv | Init::Upstart => {
                 let script = format!("/etc/init.d/{NAME}");
+                let mut linked = false;
                 for level in 2..6 {
                     for folder in [
                         format!("/etc/rc{level}.d"),
@@ -266,9 +289,13 @@ impl Planner<'_> {
                         if self.files.directory(&folder)?.is_some() {
                             let link = format!("{folder}/S99{NAME}");
                             add(link.clone(), self.new_link_once(&link, &script)?);
+                            linked = true;
                             break;
                         }
                     }
+                }
+                if !linked {
+                    return Err(cannot_start("there is no folder of a runlevel"));
                 }
                 let content = format!(
                     "#!/bin/sh\n# chkconfig: 2345 99 01\n### BEGIN INIT INFO\n# Provides: {NAME}\n\
@@ -321,6 +348,11 @@ impl Planner<'_> {
     }
 }
 
+fn cannot_start(why: &str) -> Error {
+    Error::unsupported(format!("{why}, so nothing can be run at the first boot"))
+        .hint("leave out --first-boot, --package and --guest-agent")
+}
+
 /// Runs every script once. One that restarts the machine is not run again: it is set aside first.
 ///
 /// What they say goes to the log and is read back from there: a pipe would stay open, and the boot
@@ -347,8 +379,14 @@ fn runner(leftovers: &[String], init: Init) -> String {
     for path in leftovers {
         text.push_str(&format!("rm -f {path}\n"));
     }
-    if init == Init::Busybox {
-        text.push_str(&format!("sed -i '\\|{HOME}/run|d' {INITTAB}\n"));
+    match init {
+        Init::Busybox => {
+            text.push_str(&format!("sed -i '\\|{HOME}/run|d' {INITTAB}\n"));
+        }
+        Init::Sysv | Init::Upstart => text.push_str(&format!(
+            "[ ! -s {DEPENDENCIES} ] || sed -i '/^{NAME}:/d' {DEPENDENCIES}\n"
+        )),
+        _ => {}
     }
     text.push_str("cd /\nrm -rf \"$home\"\nrmdir \"${home%/*}\" 2>/dev/null\nexit 0\n");
     text
