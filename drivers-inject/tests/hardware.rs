@@ -205,6 +205,40 @@ fn lvm_forgets_what_the_old_machine_called_its_disks() {
 }
 
 #[test]
+fn mdadm_takes_the_disks_of_an_array_under_their_new_names() {
+    if !have(TOOLS) {
+        return;
+    }
+    let path = "/etc/mdadm/mdadm.conf";
+    let config = "DEVICE /dev/sd[ab]1 # the mirror\n\
+                  ARRAY /dev/md0 UUID=1:2:3:4\n  devices=/dev/sda1,/dev/sdb1\n\
+                  ARRAY /dev/md1 devices=/dev/sda2,/dev/sdb2\n";
+    let wider = "DEVICE partitions /dev/sd[ab]1 # the mirror\n\
+                 ARRAY /dev/md0 UUID=1:2:3:4\n  \n\
+                 ARRAY /dev/md1 devices=/dev/sda2,/dev/sdb2\n";
+    let inside = [(path, config)];
+    let (_keep, files) = guest(&|path| is_virtio(path), &inside);
+    files.put(path, config);
+    let options = PlanOptions {
+        bus: KVM.bus("virtio-blk"),
+        ..PlanOptions::default()
+    };
+    let plan = planned(system(vec![kernel(&files)]), &files, &KVM, &options);
+    assert_eq!(text(edit(&plan, path)), wider);
+    let initramfs = edit(&plan, &format!("/boot/initrd.img-{VERSION}"));
+    let built = Initramfs::parse(initramfs.content.to_vec()).unwrap();
+    assert_eq!(built.text("etc/mdadm/mdadm.conf").unwrap(), wider);
+    let note = plan
+        .notes
+        .iter()
+        .find(|note| note.id == "array-by-device-names");
+    assert_eq!(note.unwrap().evidence, [Place::line(path, 4)]);
+    carry_out(&plan, &files);
+    let again = planned(system(vec![kernel(&files)]), &files, &KVM, &options);
+    assert!(again.is_empty(), "{again}");
+}
+
+#[test]
 fn a_vendors_loader_is_copied_where_every_firmware_looks() {
     let folder = tempfile::tempdir().unwrap();
     let files = Folder(folder.path().to_owned());
