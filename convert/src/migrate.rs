@@ -32,6 +32,7 @@ use crate::source::{Firmware, Vm};
 use crate::target::{Form, file_name};
 use crate::unfinished::Existing;
 use crate::voice::{Voice, bytes};
+use crate::write::spare_sources;
 
 use machine::image_name;
 
@@ -237,16 +238,17 @@ impl Run<'_> {
             .canonicalize()
             .map_err(|error| Error::io("cannot be opened", error).in_file(folder))?;
         let outputs = self.outputs(&home, opened.images.len());
+        // Its description as well: of the source there may be no other.
+        let sources: Vec<PathBuf> = opened
+            .images
+            .iter()
+            .flat_map(|image| image.files().to_vec())
+            .chain([self.migration.source.to_owned()])
+            .chain(self.migration.more.iter().cloned())
+            .collect();
         for output in outputs {
-            let is_source = opened
-                .images
-                .iter()
-                .any(|image| image.files().contains(&output));
-            if is_source {
-                return Err(Error::usage("is a disk of the source")
-                    .in_file(&output)
-                    .hint("choose another output folder"));
-            }
+            spare_sources(&output, &sources)
+                .map_err(|error| error.hint("choose another output folder"))?;
             if self.migration.existing == Existing::Keep && output.exists() {
                 return Err(Error::usage("exists already")
                     .in_file(&output)

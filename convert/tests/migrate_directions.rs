@@ -338,6 +338,29 @@ fn a_domain_with_a_disk_elsewhere_needs_leave() {
 }
 
 #[test]
+fn the_description_of_the_source_is_spared_even_when_forced() {
+    let Some(guest) = guest("tiny") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let xml = folder.path().join("web.xml");
+    let text = format!(
+        "<domain type='kvm'><name>web</name><memory>524288</memory><os><type>hvm</type></os><devices>\
+         <disk type='file'><driver type='vmdk'/><source file='{}'/><target dev='sda' bus='sata'/></disk>\
+         </devices></domain>",
+        guest.join("guest.vmdk").display()
+    );
+    fs::write(&xml, &text).unwrap();
+    let mut arguments: Vec<&OsStr> = vec!["migrate".as_ref(), xml.as_ref()];
+    arguments.extend(["--to", "kvm", "--no-preflight", "--no-verify", "--force"].map(OsStr::new));
+    arguments.extend(["--allow-path".as_ref(), guest.as_os_str(), "-o".as_ref()]);
+    arguments.push(folder.path().as_ref());
+    run(arguments)
+        .exits(2)
+        .says(&["web.xml", "belongs to the source"]);
+    assert_eq!(fs::read_to_string(&xml).unwrap(), text);
+    assert!(!folder.path().join("web.qcow2").exists());
+}
+
+#[test]
 fn a_target_that_cannot_be_described_is_refused_before_anything_is_booted() {
     let Some(guest) = guest("tiny") else { return };
     let folder = tempfile::tempdir().unwrap();

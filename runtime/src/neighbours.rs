@@ -81,6 +81,18 @@ impl Neighbours {
         self.lock().open.is_empty()
     }
 
+    /// The next question that is due at `now`.
+    fn due_at(&self, now: Instant) -> Option<Vec<u8>> {
+        let mut state = self.lock();
+        state.start.get_or_insert(now);
+        let (address, next) = state
+            .open
+            .iter_mut()
+            .find(|(_, next)| next.is_none_or(|next| next <= now))?;
+        *next = now.checked_add(ASK_EVERY);
+        Some(request(*address))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -100,15 +112,7 @@ impl Wire for Neighbours {
     }
 
     fn due(&self) -> Option<Vec<u8>> {
-        let mut state = self.lock();
-        let now = Instant::now();
-        state.start.get_or_insert(now);
-        let (address, next) = state
-            .open
-            .iter_mut()
-            .find(|(_, next)| next.is_none_or(|next| next <= now))?;
-        *next = now.checked_add(ASK_EVERY);
-        Some(request(*address))
+        self.due_at(Instant::now())
     }
 }
 
@@ -161,7 +165,8 @@ mod tests {
     #[test]
     fn an_address_is_asked_for_until_its_card_answers() {
         let asked = Neighbours::new([ADDRESS]);
-        let question = asked.due().unwrap();
+        let now = Instant::now();
+        let question = asked.due_at(now).unwrap();
         assert_eq!(question.len(), 60);
         // As tcpdump decodes it: Request who-has 192.0.2.10 tell 0.0.0.0
         assert_eq!(
@@ -171,12 +176,13 @@ mod tests {
                 0, 0, 0, 0, 192, 0, 2, 10
             ]
         );
-        assert_eq!(asked.due(), None, "a second has not passed");
+        assert_eq!(asked.due_at(now), None, "a second has not passed");
+        assert_eq!(asked.due_at(now + ASK_EVERY), Some(question));
         assert!(!asked.all_answered());
         asked.received(&answer());
         assert!(asked.all_answered());
         assert_eq!(asked.answer(ADDRESS).unwrap().mac, CARD);
-        assert_eq!(asked.due(), None);
+        assert_eq!(asked.due_at(now + 2 * ASK_EVERY), None);
     }
 
     #[test]

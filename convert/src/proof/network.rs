@@ -33,11 +33,16 @@ impl Network {
     /// system of `inspection`.
     #[must_use]
     pub fn of(inspection: &Inspection, nics: &[Nic], model: impl Fn(&Nic) -> NicModel) -> Self {
-        let cards = (0_u8..)
-            .zip(nics)
+        let cards = nics
+            .iter()
+            .enumerate()
             .map(|(nth, nic)| {
-                let [a, b, c, d, e, last] = MADE_UP;
-                let made_up = Mac([a, b, c, d, e, last.wrapping_add(nth)]);
+                let [a, b, c, d, high, low] = MADE_UP;
+                let nth = u16::try_from(nth).unwrap_or(u16::MAX);
+                let [high, low] = u16::from_be_bytes([high, low])
+                    .wrapping_add(nth)
+                    .to_be_bytes();
+                let made_up = Mac([a, b, c, d, high, low]);
                 let mac = nic.mac.as_deref().and_then(|mac| mac.parse().ok());
                 (model(nic), mac.unwrap_or(made_up))
             })

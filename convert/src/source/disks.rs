@@ -134,7 +134,7 @@ fn nics(inspection: &Inspection) -> Vec<Nic> {
             network: None,
             connection: None,
             pci_slot: None,
-            guest_name: name.map(str::to_owned),
+            guest_name: name.filter(is_interface_name).map(str::to_owned),
         })
         .collect()
 }
@@ -221,6 +221,14 @@ impl Wishes {
         }
         Ok(decisions)
     }
+}
+
+/// Whether Linux could call a card so (`dev_valid_name` in net/core/dev.c, without what no tool gives one).
+fn is_interface_name(name: &&str) -> bool {
+    (1..16).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._:@-".contains(&byte))
 }
 
 #[cfg(test)]

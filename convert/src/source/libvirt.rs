@@ -49,21 +49,35 @@ pub fn parse(bytes: &[u8], path: &Path, opener: &dyn Opener) -> Result<Vm> {
     };
     let document = Document::parse_with_options(text, options)
         .map_err(|error| Error::corrupt("is no XML").because(error))?;
-    domain::build(Reader(&document), path, opener)
+    let lines: Vec<usize> = text
+        .bytes()
+        .enumerate()
+        .filter_map(|(at, byte)| (byte == b'\n').then_some(at))
+        .collect();
+    let reader = Reader {
+        document: &document,
+        lines: &lines,
+    };
+    domain::build(reader, path, opener)
 }
 
 /// The document, for the places of what is in it.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a Document<'a>);
+struct Reader<'a> {
+    document: &'a Document<'a>,
+    /// Where its lines end; the document itself would count them anew for every node.
+    lines: &'a [usize],
+}
 
 impl<'a> Reader<'a> {
     fn root(self) -> Node<'a, 'a> {
-        self.0.root_element()
+        self.document.root_element()
     }
 
     /// The line that `node` begins on, from 1.
     fn line(self, node: Node<'_, '_>) -> u32 {
-        self.0.text_pos_at(node.range().start).row
+        let before = self.lines.partition_point(|end| *end < node.range().start);
+        u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1)
     }
 
     /// An error about `node`.

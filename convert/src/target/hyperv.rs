@@ -17,6 +17,9 @@ use crate::source::Firmware;
 const IDE_DISKS: usize = 3;
 const SCSI_DISKS: usize = 64;
 
+/// Memory comes in steps of 2 MiB.
+const MEMORY_STEP_MIB: u64 = 2;
+
 /// Refuses what cannot be described.
 pub(super) fn check(bus: &str, firmware: Firmware, disks: usize) -> Result<()> {
     let generation_2 = firmware != Firmware::Bios;
@@ -65,15 +68,16 @@ pub fn script(machine: &NewMachine) -> Result<String> {
              [string] $Images = $PSScriptRoot\n\
          )\n\
          $ErrorActionPreference = 'Stop'\n\n\
-         New-VM -Name $Name -Generation {generation} -MemoryStartupBytes {}MB -NoVHD | Out-Null\n\
-         Set-VMMemory -VMName $Name -DynamicMemoryEnabled $false\n\
-         Set-VMProcessor -VMName $Name -Count {}\n",
+         if (Get-VM | Where-Object Name -eq $Name) {{ throw \"a machine called $Name is there already\" }}\n\
+         $vm = New-VM -Name $Name -Generation {generation} -MemoryStartupBytes {}MB -NoVHD\n\
+         Set-VMMemory -VM $vm -DynamicMemoryEnabled $false\n\
+         Set-VMProcessor -VM $vm -Count {}\n",
         one_line(&machine.name),
-        machine.memory_mib,
+        machine.memory_mib.next_multiple_of(MEMORY_STEP_MIB),
         machine.vcpus
     );
     if generation == 2 {
-        script.push_str("Set-VMFirmware -VMName $Name -EnableSecureBoot Off\n");
+        script.push_str("Set-VMFirmware -VM $vm -EnableSecureBoot Off\n");
     }
     script.push('\n');
     add_disks(&mut script, machine, generation);
@@ -91,8 +95,8 @@ fn add_disks(script: &mut String, machine: &NewMachine, generation: u32) {
     let scsi = |nth: usize| generation == 2 || (nth > 0 && !few);
     if (0..machine.disks.len()).any(scsi) {
         script.push_str(
-            "if (-not (Get-VMScsiController -VMName $Name)) {\n    \
-                 Add-VMScsiController -VMName $Name\n}\n",
+            "if (-not (Get-VMScsiController -VM $vm)) {\n    \
+                 Add-VMScsiController -VM $vm\n}\n",
         );
     }
     let (mut on_ide, mut location) = (0, 0);
@@ -116,13 +120,13 @@ fn add_disks(script: &mut String, machine: &NewMachine, generation: u32) {
         // Writing to a string does not fail.
         let _ = writeln!(
             script,
-            "Add-VMHardDiskDrive -VMName $Name {place} -Path (Join-Path $Images {path})"
+            "Add-VMHardDiskDrive -VM $vm {place} -Path (Join-Path $Images {path})"
         );
     }
     if generation == 2 {
         script.push_str(
-            "$boot = Get-VMHardDiskDrive -VMName $Name -ControllerNumber 0 -ControllerLocation 0\n\
-             Set-VMFirmware -VMName $Name -FirstBootDevice $boot\n",
+            "$boot = Get-VMHardDiskDrive -VM $vm -ControllerNumber 0 -ControllerLocation 0\n\
+             Set-VMFirmware -VM $vm -FirstBootDevice $boot\n",
         );
     }
     script.push('\n');
@@ -131,7 +135,7 @@ fn add_disks(script: &mut String, machine: &NewMachine, generation: u32) {
 fn add_nics(script: &mut String, machine: &NewMachine) {
     script.push_str(
         "# A new machine has a card of its own, with an address of its own.\n\
-         Get-VMNetworkAdapter -VMName $Name | Remove-VMNetworkAdapter\n",
+         Get-VMNetworkAdapter -VM $vm | Remove-VMNetworkAdapter\n",
     );
     for (nth, nic) in machine.nics.iter().enumerate() {
         let card = quoted(nic.guest_name.as_deref().unwrap_or("Network Adapter"));
@@ -144,7 +148,7 @@ fn add_nics(script: &mut String, machine: &NewMachine) {
         };
         let _ = writeln!(
             script,
-            "$card{nth} = Add-VMNetworkAdapter -VMName $Name -Name {card} {address} -Passthru\n\
+            "$card{nth} = Add-VMNetworkAdapter -VM $vm -Name {card} {address} -Passthru\n\
              if ($SwitchName) {{ $card{nth} | Connect-VMNetworkAdapter -SwitchName $SwitchName }}"
         );
     }
@@ -179,8 +183,8 @@ mod tests {
     fn a_bios_guest_becomes_a_machine_of_generation_1_that_starts_from_ide() {
         let script = script(&sample("ide", 1)).unwrap();
         for part in [
-            "New-VM -Name $Name -Generation 1 -MemoryStartupBytes 1024MB -NoVHD",
-            "Set-VMProcessor -VMName $Name -Count 4",
+            "$vm = New-VM -Name $Name -Generation 1 -MemoryStartupBytes 1024MB -NoVHD",
+            "Set-VMProcessor -VM $vm -Count 4",
             "-ControllerType IDE -ControllerNumber 0 -ControllerLocation 0 -Path (Join-Path $Images 'web-0.img')",
             "-StaticMacAddress '000C292EC031'",
             "-Name 'ens192'",
@@ -188,6 +192,8 @@ mod tests {
             assert!(script.contains(part), "{part} is missing in\n{script}");
         }
         assert!(!script.contains("SecureBoot"), "{script}");
+        // Several machines may have one name, and a name may hold wildcards.
+        assert!(!script.contains("-VMName"), "{script}");
     }
 
     #[test]
@@ -198,7 +204,7 @@ mod tests {
         let script = script(&machine).unwrap();
         for part in [
             "-Generation 2",
-            "Set-VMFirmware -VMName $Name -EnableSecureBoot Off",
+            "Set-VMFirmware -VM $vm -EnableSecureBoot Off",
             "-ControllerType SCSI -ControllerNumber 0 -ControllerLocation 1",
             "-FirstBootDevice",
             "-DynamicMacAddress",

@@ -96,13 +96,21 @@ impl GuestOs {
     }
 }
 
-/// Keeps what hypervisors allow in a machine's name: no slash and no line break.
+/// Keeps what hypervisors and their hosts' file systems allow in a name: nothing that separates folders on
+/// Linux or Windows, no wildcard, no line break, and no dot or space at the end.
 #[must_use]
 pub fn file_name(name: &str) -> String {
     let clean: String = name
         .trim()
+        .trim_end_matches(['.', ' '])
         .chars()
-        .map(|c| if c == '/' || c.is_control() { '-' } else { c })
+        .map(|c| {
+            if c.is_control() || r#"/\:*?"<>|"#.contains(c) {
+                '-'
+            } else {
+                c
+            }
+        })
         .collect();
     if clean.is_empty() {
         "guest".to_owned()
@@ -139,5 +147,25 @@ pub(crate) fn sample(bus: &'static str, disks: usize) -> NewMachine {
             wide: true,
             vmware: None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_nowhere_and_matches_nothing_else() {
+        for (name, file) in [
+            ("web", "web"),
+            ("..\\prod\\db", "..-prod-db"),
+            ("*", "-"),
+            ("a/b:c?", "a-b-c-"),
+            (" .. ", "guest"),
+            ("web. ", "web"),
+            ("x\ny", "x-y"),
+        ] {
+            assert_eq!(file_name(name), file, "{name:?}");
+        }
     }
 }

@@ -114,7 +114,11 @@ pub fn vmx(machine: &NewMachine) -> Result<String> {
     }
     keys.add("numvcpus", machine.vcpus.to_string());
     keys.add("cpuid.coresPerSocket", machine.cores_per_socket.to_string());
-    keys.add("memSize", machine.memory_mib.to_string());
+    // VMware gives memory in steps of 4 MiB.
+    keys.add(
+        "memSize",
+        machine.memory_mib.next_multiple_of(4).to_string(),
+    );
     if let Some(uuid) = machine.uuid {
         let hex: Vec<String> = uuid
             .as_bytes()

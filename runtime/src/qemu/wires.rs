@@ -91,6 +91,7 @@ fn pass(mut stream: UnixStream, wire: &dyn Wire, stop: &AtomicBool) -> io::Resul
     stream.set_read_timeout(Some(TICK))?;
     stream.set_write_timeout(Some(TICK))?;
     let mut waiting = Vec::new();
+    let mut unsent = Unsent::default();
     let mut buffer = vec![0; 1 << 16];
     // Ends when `stop` is set or QEMU hangs up.
     while !stop.load(Ordering::Relaxed) {
@@ -100,23 +101,62 @@ fn pass(mut stream: UnixStream, wire: &dyn Wire, stop: &AtomicBool) -> io::Resul
                 waiting.extend_from_slice(buffer.get(..len).unwrap_or_default());
                 take_frames(&mut waiting, wire)?;
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock
-                        | io::ErrorKind::TimedOut
-                        | io::ErrorKind::Interrupted
-                ) => {}
+            Err(error) if is_later(&error) => {}
             Err(error) => return Err(error),
         }
         // Ends because a wire that answers frames has finitely many of them due at once; one that
-        // does not end is ended by the socket's buffer and the timeout.
-        while let Some(frame) = wire.due() {
-            let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-            stream.write_all(&[&len.to_be_bytes()[..], &frame].concat())?;
+        // does not end is ended by the socket's buffer.
+        while unsent.send(&mut stream)? == Room::Left {
+            let Some(frame) = wire.due() else { break };
+            unsent.put(&frame);
         }
     }
     Ok(())
+}
+
+/// Whether a call on a stream did nothing, and may do something later.
+fn is_later(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// Whether a stream takes more.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Left,
+    Full,
+}
+
+/// What of a frame the stream has not taken yet. QEMU reads nothing while the guest's driver takes
+/// nothing, which before it is loaded may be a minute.
+#[derive(Debug, Default)]
+struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Unsent {
+    fn put(&mut self, frame: &[u8]) {
+        let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        self.bytes = [&len.to_be_bytes()[..], frame].concat();
+        self.sent = 0;
+    }
+
+    /// Sends as much as there is room for.
+    fn send(&mut self, stream: &mut impl Write) -> io::Result<Room> {
+        // Ends because every round sends a byte or ends.
+        while let Some(rest) = self.bytes.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match stream.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => self.sent = self.sent.saturating_add(len),
+                Err(error) if is_later(&error) => return Ok(Room::Full),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Room::Left)
+    }
 }
 
 /// Hands on the frames that are complete and keeps the rest.
@@ -159,6 +199,45 @@ mod tests {
         fn due(&self) -> Option<Vec<u8>> {
             self.frames.lock().unwrap().pop()
         }
+    }
+
+    /// Has a frame due whenever it is asked.
+    #[derive(Debug, Default)]
+    struct Talker {
+        frames: Mutex<u32>,
+    }
+
+    impl Wire for Talker {
+        fn received(&self, _frame: &[u8]) {}
+
+        fn due(&self) -> Option<Vec<u8>> {
+            let mut frames = self.frames.lock().unwrap();
+            *frames += 1;
+            (*frames <= 20_000).then(|| frames.to_be_bytes().to_vec())
+        }
+    }
+
+    #[test]
+    fn a_guest_that_listens_late_misses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let wire = Arc::new(Talker::default());
+        let nic = MachineNic {
+            model: NicModel::VirtioNet,
+            mac: Mac([0; 6]),
+            wire: Arc::clone(&wire) as Arc<dyn Wire>,
+        };
+        let path = |nth: usize| folder.path().join(format!("wire{nth}"));
+        let wires = Wires::listen(&[nic], path).unwrap();
+        let mut stream = UnixStream::connect(path(0)).unwrap();
+        // Until the socket is full and a write has timed out more than once.
+        thread::sleep(TICK * 4);
+        for nth in 1_u32..=20_000 {
+            let mut came = [0; 8];
+            stream.read_exact(&mut came).unwrap();
+            assert_eq!(came[..4], 4_u32.to_be_bytes());
+            assert_eq!(came[4..], nth.to_be_bytes());
+        }
+        drop(wires);
     }
 
     #[test]

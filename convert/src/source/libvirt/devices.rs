@@ -22,6 +22,10 @@ pub(super) fn disks(
         if !matches!(node.attribute("device"), None | Some("disk" | "lun")) {
             continue;
         }
+        // A copy of it would be another disk than the one that the other machines have.
+        if child(node, "shareable").is_some() {
+            continue;
+        }
         let order = attribute(node, "boot", "order").and_then(|order| order.parse::<u32>().ok());
         disks.push((
             order.unwrap_or(u32::MAX),

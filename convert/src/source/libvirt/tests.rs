@@ -145,6 +145,15 @@ fn cards_of_an_i440fx_are_named_after_their_slots() {
 }
 
 #[test]
+fn a_disk_that_others_share_is_named_and_left_out() {
+    let (_folder, vm) = domain(&DOMAIN.replace("<transient/>", "<shareable/>"));
+    let vm = vm.unwrap();
+    assert_eq!(vm.disks.len(), 1, "{:?}", vm.disks);
+    let shared = "a disk shared with other machines";
+    assert!(vm.left_out.iter().any(|left| left.what == shared));
+}
+
+#[test]
 fn older_ways_to_say_uefi_are_understood() {
     let with = |os: &str| {
         let text = DOMAIN
