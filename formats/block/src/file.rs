@@ -143,16 +143,13 @@ impl File {
     }
 
     fn current_size(&self) -> u64 {
+        // It grows while it is written, which may happen through another handle: an image that is changed in
+        // place has its extents open twice.
         if self.sparse {
             self.file.metadata().map_or(self.size, |meta| meta.len())
         } else {
             self.size
         }
-    }
-
-    /// Whether nobody writes to it here.
-    const fn is_source(&self) -> bool {
-        self.known_data.is_some()
     }
 }
 
@@ -162,13 +159,7 @@ impl Storage for File {
     }
 
     fn size(&self) -> u64 {
-        // A target grows while it is written; a source keeps the size it was opened with, which is asked
-        // for at every read.
-        if self.is_source() {
-            self.size
-        } else {
-            self.current_size()
-        }
+        self.current_size()
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
@@ -212,7 +203,7 @@ impl Storage for File {
                 Err(error) => Err(self.failed("cannot seek to a hole", offset, error)),
             },
             // No data until the end of the file.
-            Err(Errno::NXIO) if offset < self.size() => Ok((Presence::Hole, want)),
+            Err(Errno::NXIO) if offset < self.current_size() => Ok((Presence::Hole, want)),
             // A file system without holes, or a read past the end, which the read itself reports.
             Err(_) => Ok((Presence::Data, want)),
         }
