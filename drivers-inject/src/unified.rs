@@ -195,13 +195,19 @@ fn rewritten(
     let aligned = |value: u32, to: u32| value.checked_next_multiple_of(to).ok_or_else(too_large);
     let section = headers[at].clone();
     let (start, stored) = (section.get(20), section.get(16));
-    let room = stored.max(aligned(len, layout.file_alignment)?);
-    let grown = room - stored;
     let cut = |at: u32| usize::try_from(at).unwrap_or(usize::MAX);
-    let head = file.get(..cut(start)).unwrap_or_default();
-    let tail = file
-        .get(cut(start).saturating_add(cut(stored))..)
-        .unwrap_or_default();
+    // Only the shorter of the two lengths is known to lie in the file.
+    let end = cut(start).saturating_add(cut(stored));
+    let (Some(head), Some(tail)) = (file.get(..cut(start)), file.get(end..)) else {
+        return Err(
+            Error::corrupt("the initramfs is stored beyond the end of the file")
+                .in_structure("pe section")
+                .mismatch(format!("at most {}", file.len()), end),
+        );
+    };
+    // What is behind it moves by whole units, and stays as aligned as it was.
+    let grown = aligned(len.saturating_sub(stored), layout.file_alignment)?;
+    let room = stored.checked_add(grown).ok_or_else(too_large)?;
     let mut new = head.to_vec();
     new.extend_from_slice(initrd);
     new.resize(head.len() + cut(room), 0);

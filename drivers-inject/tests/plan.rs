@@ -14,7 +14,9 @@ use rehost_inspect::model::{
     AddressMethod, DeviceRole, GuestSystem, Init, Interface, InterfaceKind, NetworkTool, Place,
     Severity, Verified,
 };
-use support::guest::{Folder, carry_out, entry, inspection, kernel, named, source, system};
+use support::guest::{
+    Folder, carry_out, entry, inspection, kernel, named, source, system, unified_kernel,
+};
 use support::{VERSION, have, pack, tree};
 
 const TOOLS: &[&str] = &["cpio", "depmod"];
@@ -520,4 +522,71 @@ fn lines_that_forbid_the_new_drivers_become_comments_in_the_initramfs_too() {
     assert_eq!(content("/etc/modprobe.d/local.conf"), changed.as_bytes());
     let image = Initramfs::parse(content(&format!("/boot/initrd.img-{VERSION}"))).unwrap();
     assert_eq!(image.text("etc/modprobe.d/local.conf").unwrap(), changed);
+}
+
+/// A unified kernel image of these sections, each with its length as the header states it.
+fn unified(sections: &[(&str, &[u8], u32)]) -> Vec<u8> {
+    let mut file = vec![0u8; 0x400];
+    file[..2].copy_from_slice(b"MZ");
+    file[0x3c] = 0x80;
+    file[0x80..0x84].copy_from_slice(b"PE\0\0");
+    file[0x86] = sections.len() as u8;
+    file[0x94] = 240;
+    let optional = 0x98;
+    file[optional..optional + 2].copy_from_slice(&0x20bu16.to_le_bytes());
+    file[optional + 32..optional + 36].copy_from_slice(&0x1000u32.to_le_bytes());
+    file[optional + 36..optional + 40].copy_from_slice(&512u32.to_le_bytes());
+    for (index, (name, content, stored)) in sections.iter().enumerate() {
+        let at = optional + 240 + index * 40;
+        file[at..at + name.len()].copy_from_slice(name.as_bytes());
+        let fields = [
+            content.len() as u32,
+            0x10_0000 * (index as u32 + 1),
+            *stored,
+            file.len() as u32,
+        ];
+        for (field, value) in fields.iter().enumerate() {
+            let at = at + 8 + field * 4;
+            file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        file.extend(*content);
+        file.resize(file.len().next_multiple_of(512), 0);
+    }
+    file
+}
+
+#[test]
+fn one_unified_image_with_broken_headers_does_not_end_the_plan() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let path = "/boot/efi/EFI/Linux/old.efi";
+    let initrd = files
+        .read(&format!("/boot/initrd.img-{VERSION}"))
+        .unwrap()
+        .unwrap();
+    files.put(
+        path,
+        unified(&[
+            (".linux", b"kernel", 512),
+            (".initrd", &initrd, 0xffff_fe00),
+        ]),
+    );
+    let mut old = kernel(&files);
+    old.version = "6.0-old".into();
+    old.image = Some(path.into());
+    old.initramfs.as_mut().unwrap().path = path.into();
+    let mut guest = system(vec![old, kernel(&files)]);
+    guest.boot.entries = vec![entry(1, "ro")];
+    guest.boot.default = Some(0);
+    guest.boot.unified = vec![unified_kernel(path)];
+    let plan = planned(guest, &files, &PlanOptions::default());
+    assert_eq!(plan.edits.len(), 1, "the good one: {plan}");
+    let note = plan
+        .notes
+        .iter()
+        .find(|note| note.id == "initramfs-not-rebuilt");
+    assert_eq!(note.unwrap().evidence[0].path, path, "{plan}");
+    assert!(plan.bootable(&[]).is_ok(), "{plan}");
 }

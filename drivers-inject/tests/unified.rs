@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use proptest::prelude::*;
+use rehost_block::Kind;
 use rehost_inject::unified::{sealed, with_initrd};
 use rehost_inspect::unified::Program;
 use support::{ask, have};
@@ -215,6 +216,46 @@ fn sample() -> Option<&'static [u8]> {
     made.as_deref()
 }
 
+/// Where the header of the section called `name` is.
+fn header(file: &[u8], name: &str) -> usize {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(8, 0);
+    let at = file.windows(8).position(|window| window == padded);
+    at.unwrap()
+}
+
+#[test]
+fn an_initramfs_stored_beyond_the_end_is_refused() {
+    let Some(sample) = sample() else { return };
+    let at = header(sample, ".initrd");
+    for stored in [0xffff_fe00u32, 0x4000_0000, sample.len() as u32] {
+        let mut file = sample.to_vec();
+        file[at + 16..at + 20].copy_from_slice(&stored.to_le_bytes());
+        let error = with_initrd(&file, &[b'n'; 5000]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert!(error.to_string().contains("beyond the end"), "{error}");
+    }
+}
+
+#[test]
+fn a_length_that_is_not_aligned_keeps_what_is_behind_aligned() {
+    let Some(sample) = sample() else { return };
+    let at = header(sample, ".initrd");
+    let mut file = sample.to_vec();
+    file[at + 16..at + 20].copy_from_slice(&3000u32.to_le_bytes());
+    let place = |file: &[u8], name: &str| {
+        let at = header(file, name) + 20;
+        u32::from_le_bytes(file[at..at + 4].try_into().unwrap())
+    };
+    let new = with_initrd(&file, &[b'n'; 3000]).unwrap();
+    assert_eq!(new.len(), file.len(), "it fits where the old one was");
+    let new = with_initrd(&file, &[b'n'; 3001]).unwrap();
+    for name in [".linux", ".initrd"] {
+        assert_eq!(place(&new, name) % 512, 0, "{name}");
+    }
+    assert!(place(&new, ".linux") > place(&file, ".linux"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -225,5 +266,20 @@ proptest! {
         file[at] = byte;
         file.truncate(file.len() - cut);
         let _ = with_initrd(&file, &[b'n'; 5000]);
+    }
+
+    #[test]
+    fn damaged_headers_of_the_initramfs_never_panic(
+        field in prop::sample::select(vec![8usize, 12, 16, 20]),
+        value: u32,
+        len in 0usize..6000,
+    ) {
+        let Some(sample) = sample() else { return Ok(()) };
+        let mut file = sample.to_vec();
+        let at = header(sample, ".initrd") + field;
+        file[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        if let Ok(new) = with_initrd(&file, &vec![b'n'; len]) {
+            prop_assert!(new.len() <= file.len() + 0x1_0000, "{:#x}", new.len());
+        }
     }
 }

@@ -199,11 +199,11 @@ impl Planner<'_> {
         let after = match program {
             Some(_) => match with_initrd(&content, &built.content) {
                 Ok(image) => image,
-                Err(error) if error.kind() == Kind::Unsupported => {
+                // Whatever is wrong with it is wrong with this one image.
+                Err(error) => {
                     self.note_not_rebuilt(kernel, found, &error)?;
                     return Ok(None);
                 }
-                Err(error) => return Err(in_file(error)),
             },
             None => built.content,
         };

@@ -11,7 +11,7 @@ use rehost_inspect::Inspection;
 use rehost_inspect::model::{
     BootEntry, BootLoader, BootLoaderKind, BootSource, DeviceName, DeviceRole, DriverFound,
     DriverState, Family, FilesystemRef, Firmware, Generator, GuestSystem, Init, InitramfsFound,
-    Kernel, OsRelease, Place, Readiness, SCHEMA,
+    Kernel, OsRelease, Place, Readiness, SCHEMA, UnifiedKernel,
 };
 
 use super::VERSION;
@@ -150,6 +150,22 @@ pub fn entry(line: u32, command_line: &str) -> BootEntry {
         initrds: vec![format!("/boot/initrd.img-{VERSION}")],
         command_line: command_line.into(),
         place: Place::line("/boot/grub/grub.cfg", line),
+    }
+}
+
+/// A unified kernel image that was found at `path`.
+pub fn unified_kernel(path: &str) -> UnifiedKernel {
+    UnifiedKernel {
+        path: path.into(),
+        version: None,
+        os: None,
+        command_line: None,
+        signature: None,
+        measured: false,
+        sections: Vec::new(),
+        addons: Vec::new(),
+        initramfs: None,
+        error: None,
     }
 }
 
