@@ -4,7 +4,7 @@
 //! YAML 1.2.2, read by saphyr-parser's events. Aliases stand for what their anchor named. Left out on
 //! purpose, refused by name with the line: several documents, keys that are no scalars. Tags are passed
 //! over, and so is the merge key `<<`, which netplan does not know either. Nothing here recurses deeper than
-//! [`DEEPEST`], and aliases do not make a tree of more than [`MOST`] values.
+//! [`DEEPEST`], and aliases do not make a tree of more than [`MOST`] values, long ones counted by length.
 
 use std::collections::BTreeMap;
 
@@ -17,12 +17,17 @@ const DEEPEST: usize = 32;
 /// interfaces has ten thousand.
 const MOST: usize = 1 << 16;
 
+/// Bytes of a scalar that count as one more value: an alias copies them all. Ours: addresses and names
+/// are about as long.
+const PART: usize = 16;
+
 /// A value with the line on which it begins; that of a key, where it is behind one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) line: u32,
     pub(super) value: Value,
-    /// How many values it is, itself among them.
+    /// How many values it is, itself among them; a scalar is one more for each [`PART`] of it, and so
+    /// is a key.
     count: usize,
     /// How many of them are within each other.
     depth: usize,
@@ -79,9 +84,17 @@ impl Node {
             Value::List(items) => items.iter().collect(),
             Value::Map(entries) => entries.iter().map(|(_, node)| node).collect(),
         };
-        let count = within
-            .iter()
-            .fold(1usize, |sum, node| sum.saturating_add(node.count));
+        let parts = |text: &str| text.len().checked_div(PART).unwrap_or_default();
+        let own = match &value {
+            Value::Scalar(text) => parts(text),
+            Value::List(_) => 0,
+            Value::Map(entries) => entries
+                .iter()
+                .fold(0usize, |sum, (key, _)| sum.saturating_add(parts(key))),
+        };
+        let count = within.iter().fold(own.saturating_add(1), |sum, node| {
+            sum.saturating_add(node.count)
+        });
         let depth = within.iter().map(|node| node.depth).max().unwrap_or(0);
         Self {
             line,
@@ -115,6 +128,10 @@ pub(super) fn parse(text: &str) -> Result<Node, Refused> {
     let mut anchors: BTreeMap<usize, Node> = BTreeMap::new();
     let mut root: Option<Node> = None;
     let mut room = MOST;
+    let left = |room: usize, node: &Node, line: u32| {
+        room.checked_sub(node.count)
+            .ok_or_else(|| refuse(line, "more values than any netplan file has"))
+    };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| Refused {
             line: number(error.marker().line()),
@@ -152,7 +169,11 @@ pub(super) fn parse(text: &str) -> Result<Node, Refused> {
                 (Node::new(ended.line, value), ended.anchor)
             }
             Event::Alias(anchor) => match anchors.get(&anchor) {
-                Some(node) => (node.clone(), 0),
+                Some(node) => {
+                    // Before the copy, which is what the room is for.
+                    left(room, node, line)?;
+                    (node.clone(), 0)
+                }
                 None => return Err(refuse(line, "an alias within what it stands for")),
             },
             Event::DocumentStart(_) if root.is_some() => {
@@ -160,9 +181,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Refused> {
             }
             _ => continue,
         };
-        room = room
-            .checked_sub(node.count)
-            .ok_or_else(|| refuse(line, "more values than any netplan file has"))?;
+        room = left(room, &node, line)?;
         if open.len().saturating_add(node.depth) > DEEPEST {
             return Err(refuse(line, "nesting deeper than any netplan file's"));
         }
@@ -264,8 +283,21 @@ mod tests {
                 vec![alias; 9].join(", ")
             ));
         }
-        let error = parse(&laughs).unwrap_err();
-        assert!(error.why.contains("more values"), "{error:?}");
+        let long = |aliases: usize| {
+            let scalar = "x".repeat(500 << 10);
+            format!("a: &x \"{scalar}\"\nb:\n{}", "- *x\n".repeat(aliases))
+        };
+        assert!(parse(&long(0)).is_ok());
+        // A key is at most 1 KiB long.
+        let keys = format!(
+            "a: &x {{{}: 1}}\nb:\n{}",
+            "k".repeat(1000),
+            "- *x\n".repeat(10_000)
+        );
+        for text in [laughs, long(60_000), keys] {
+            let error = parse(&text).unwrap_err();
+            assert!(error.why.contains("more values"), "{error:?}");
+        }
     }
 
     proptest::proptest! {
