@@ -44,8 +44,9 @@ fn interfaces(text: &Text) -> Result<Vec<Interface>, (u32, String)> {
     let mut path: Vec<String> = Vec::new();
     // A route's destination stands before its gateway, and none is the default.
     let mut elsewhere = false;
+    let mut lines = Lines::of(&text.content);
     loop {
-        let line = line_at(&text.content, xml.buffer_position());
+        let line = lines.at(xml.buffer_position());
         let event = xml
             .read_event()
             .map_err(|error| (line, error.to_string()))?;
@@ -87,14 +88,42 @@ fn interfaces(text: &Text) -> Result<Vec<Interface>, (u32, String)> {
     }
 }
 
-fn line_at(text: &str, at: u64) -> u32 {
-    let at = usize::try_from(at).unwrap_or(usize::MAX);
-    // Blanks before an element belong to what is before it.
-    let rest = text.get(at..).unwrap_or_default();
-    let blanks = rest.len().saturating_sub(rest.trim_start().len());
-    let before = text.get(..at.saturating_add(blanks)).unwrap_or_default();
-    let lines = before.bytes().filter(|byte| *byte == b'\n').count();
-    u32::try_from(lines.saturating_add(1)).unwrap_or(u32::MAX)
+/// The lines of a text, told for places that only move on: each byte is looked at once.
+struct Lines<'a> {
+    /// What was not counted yet.
+    rest: &'a str,
+    /// Bytes before it.
+    at: usize,
+    /// Its line.
+    line: u32,
+}
+
+impl<'a> Lines<'a> {
+    fn of(text: &'a str) -> Self {
+        Self {
+            rest: text,
+            at: 0,
+            line: 1,
+        }
+    }
+
+    /// The line of what begins at `at` or, after blanks, behind it.
+    fn at(&mut self, at: u64) -> u32 {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        // Behind the blanks already where these were counted before.
+        let by = at.saturating_sub(self.at);
+        let rest = self.rest.get(by..).unwrap_or_default();
+        // Blanks before an element belong to what is before it.
+        let rest = rest.trim_start();
+        let by = self.rest.len().saturating_sub(rest.len());
+        let passed = self.rest.get(..by).unwrap_or_default();
+        let lines = passed.bytes().filter(|byte| *byte == b'\n').count();
+        let lines = u32::try_from(lines).unwrap_or(u32::MAX);
+        self.line = self.line.saturating_add(lines);
+        self.at = self.at.saturating_add(by);
+        self.rest = rest;
+        self.line
+    }
 }
 
 /// What the elements alone tell.
@@ -215,6 +244,19 @@ mod tests {
         assert_eq!(interfaces(&text).unwrap_err().0, 2);
         let deep = Text::new("/x.xml", "<a>".repeat(100).as_bytes());
         assert!(interfaces(&deep).is_err());
+    }
+
+    #[test]
+    fn lines_are_counted_on_from_the_last_one() {
+        let text = "<a>\n \n<b/>x\n</a>";
+        let mut lines = Lines::of(text);
+        // A place within the blanks that were passed already has the line behind them.
+        let told: Vec<u32> = [0, 3, 5, 6, 10, 11, 12, 90].map(|at| lines.at(at)).into();
+        assert_eq!(told, [1, 3, 3, 3, 3, 4, 4, 4]);
+        // As long as a file may be: counted from its beginning each time, this takes minutes.
+        let many = format!("{}\n<interface/><interface><name>", "<a/>".repeat(1 << 18));
+        let text = Text::new("/x.xml", many.as_bytes());
+        assert_eq!(interfaces(&text).unwrap()[0].place.line, Some(2));
     }
 
     proptest::proptest! {
