@@ -11,8 +11,8 @@ use rehost_inject::plan::{Change, EditPlan, How, NetworkCard, PlanOptions, Seria
 use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
-    AddressMethod, DeviceRole, GuestSystem, Init, Interface, InterfaceKind, NetworkTool, Place,
-    Severity, Verified,
+    AddressMethod, DeviceRole, GuestSystem, Init, Interface, InterfaceKind, Kernel, NetworkTool,
+    Place, Severity, Verified,
 };
 use support::guest::{
     Folder, carry_out, entry, inspection, kernel, named, source, system, unified_kernel,
@@ -588,5 +588,39 @@ fn one_unified_image_with_broken_headers_does_not_end_the_plan() {
         .iter()
         .find(|note| note.id == "initramfs-not-rebuilt");
     assert_eq!(note.unwrap().evidence[0].path, path, "{plan}");
+    assert!(plan.bootable(&[]).is_ok(), "{plan}");
+}
+
+#[test]
+fn without_a_known_default_one_kernel_has_to_find_its_disk() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let mut old = kernel(&files);
+    old.version = "2.6.18-xen".into();
+    old.initramfs = None;
+    old.modules = Some("/usr/lib/modules/2.6.18-xen".into());
+    files.put("/usr/lib/modules/2.6.18-xen/modules.dep", "");
+    let told = |kernels: Vec<Kernel>| {
+        let mut guest = system(kernels);
+        // The default entry starts something else, by hand or by another loader.
+        guest.boot.entries = vec![entry(1, "ro")];
+        guest.boot.entries[0].kernel = None;
+        guest.boot.default = Some(0);
+        assert!(guest.default_boot().is_err());
+        planned(guest, &files, &PlanOptions::default())
+    };
+    let lacks = |plan: &EditPlan| {
+        let mut notes = plan.notes.iter();
+        let note = notes.find(|note| note.id == "kernel-lacks-driver").unwrap();
+        assert_eq!(note.severity, Severity::Problem, "{plan}");
+    };
+    let plan = told(vec![old.clone()]);
+    lacks(&plan);
+    assert!(plan.bootable(&[]).is_err(), "{plan}");
+    // The other one gets its drivers.
+    let plan = told(vec![old, kernel(&files)]);
+    lacks(&plan);
     assert!(plan.bootable(&[]).is_ok(), "{plan}");
 }

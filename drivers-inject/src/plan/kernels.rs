@@ -28,6 +28,7 @@ impl Planner<'_> {
     /// An edit for each initramfs that lacks something.
     pub(super) fn rebuild_initramfs(&mut self, links: &[Link]) -> Result<Vec<Edit>> {
         let mut edits = Vec::new();
+        let said = self.notes.len();
         let mut owners: BTreeMap<String, String> = BTreeMap::new();
         for kernel in &self.system.kernels {
             let Some(modules) = &kernel.modules else {
@@ -73,6 +74,7 @@ impl Planner<'_> {
             };
             edits.extend(self.rebuild_one(kernel, modules, found, links)?);
         }
+        self.weigh_unknown_default(said, &edits);
         self.note_kdump()?;
         Ok(edits)
     }

@@ -2,8 +2,9 @@
 
 use rehost_block::Result;
 use rehost_inspect::model::{FilesystemRef, Finding, Kernel, Place, Severity};
+use rehost_inspect::modules::ModuleName;
 
-use super::{Edit, Note, Planner};
+use super::{Change, Edit, Note, Planner};
 use crate::target::Bus;
 
 /// Findings of the inspection that stop the boot where they are problems.
@@ -29,7 +30,8 @@ impl Planner<'_> {
     }
 
     /// Something about `kernel` that keeps its initramfs from getting drivers: a reason to stop when
-    /// that is what the guest boots, and it cannot find its disk as it is.
+    /// that is what the guest boots, and it cannot find its disk as it is. Where nobody knows what the
+    /// guest boots, it may be this one ([`Planner::weigh_unknown_default`]).
     pub(super) fn obstacle(
         &mut self,
         kernel: &Kernel,
@@ -38,7 +40,7 @@ impl Planner<'_> {
         place: Place,
         fix: impl Into<String>,
     ) -> Result<()> {
-        let stops = self.is_default(kernel)? && !self.finds_disk(kernel);
+        let stops = self.is_default(kernel)?.unwrap_or(true) && !self.finds_disk(kernel);
         let fix = fix.into();
         self.notes.push(if stops {
             Note::stopping(id, what, vec![place], fix)
@@ -51,22 +53,56 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Whether `kernel` is what the guest boots unattended.
-    pub(super) fn is_default(&self, kernel: &Kernel) -> Result<bool> {
-        let (Ok(boot), Some(image)) = (self.system.default_boot(), &kernel.image) else {
-            return Ok(false);
+    /// Whether `kernel` is what the guest boots unattended; `None` when that is not known.
+    fn is_default(&self, kernel: &Kernel) -> Result<Option<bool>> {
+        let Some(image) = &kernel.image else {
+            return Ok(Some(false));
+        };
+        let Ok(boot) = self.system.default_boot() else {
+            return Ok(None);
         };
         if boot.kernel == *image {
-            return Ok(true);
+            return Ok(Some(true));
         }
         // Menus name links: /vmlinuz.
         let (named, own) = (self.files.file(&boot.kernel)?, self.files.file(image)?);
-        Ok(named.is_some() && named == own)
+        Ok(Some(named.is_some() && named == own))
+    }
+
+    /// Where the default is not known, the obstacles among the notes `from` on stop nothing as long as
+    /// one kernel finds its disk, as it is or with what `initramfs` adds.
+    pub(super) fn weigh_unknown_default(&mut self, from: usize, initramfs: &[Edit]) {
+        let mut kernels = self.system.kernels.iter();
+        let one_boots =
+            kernels.any(|kernel| kernel.image.is_some() && self.will_find_disk(kernel, initramfs));
+        if self.system.default_boot().is_ok() || !one_boots {
+            return;
+        }
+        for note in self.notes.iter_mut().skip(from) {
+            note.stops_boot = false;
+        }
     }
 
     /// Whether `kernel` finds its disk on the target as it is.
     fn finds_disk(&self, kernel: &Kernel) -> bool {
-        let drives = |bus: &Bus| bus.drivers.iter().all(|name| kernel.early(name));
+        self.will_find_disk(kernel, &[])
+    }
+
+    /// Whether `kernel` finds its disk on the target with these edits.
+    fn will_find_disk(&self, kernel: &Kernel, initramfs: &[Edit]) -> bool {
+        let adds = |edit: &Edit, name: &str| match &edit.change {
+            Change::Initramfs {
+                kernel: of,
+                modules,
+                ..
+            } => {
+                let name = ModuleName::new(name);
+                *of == kernel.version && modules.iter().any(|module| module.name == name)
+            }
+            _ => false,
+        };
+        let has = |name: &str| kernel.early(name) || initramfs.iter().any(|edit| adds(edit, name));
+        let drives = |bus: &Bus| bus.drivers.iter().all(|name| has(name));
         self.buses.iter().any(drives)
     }
 
