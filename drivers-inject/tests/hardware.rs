@@ -13,10 +13,10 @@ use rehost_inject::plan::{
 use rehost_inject::target::{KVM, PHYSICAL, Target, VMWARE};
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
-    AddressMethod, Firmware, GuestSystem, Init, Interface, InterfaceKind, NetworkTool, Place,
-    Selinux, Severity, ToolFound,
+    AddressMethod, BootEntry, Firmware, GuestSystem, Init, Interface, InterfaceKind, NetworkTool,
+    Place, Selinux, Severity, ToolFound,
 };
-use support::guest::{Folder, carry_out, entry, inspection, kernel, system};
+use support::guest::{Folder, carry_out, entry, inspection, kernel, system, unified_kernel};
 use support::{VERSION, have, pack, tree};
 
 const TOOLS: &[&str] = &["cpio", "depmod"];
@@ -296,6 +296,44 @@ fn a_lone_grub_becomes_the_fallback_loader_and_needs_nothing_beside_it() {
     let plan = bare(guest, &files);
     assert_eq!(plan.edits.len(), 1, "{plan}");
     assert_eq!(plan.edits[0].path, "/efi/EFI/BOOT/BOOTX64.EFI");
+}
+
+#[test]
+fn a_unified_image_becomes_the_fallback_loader_and_is_said_to_go_stale() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    let image = "/efi/EFI/Linux/arch.efi";
+    files.put(image, "image");
+    files.put("/efi/EFI/BOOT/BOOTIA32.EFI", "for another firmware");
+    let mut guest = system(Vec::new());
+    guest.boot.firmware = Firmware::Uefi;
+    guest.boot.entries = vec![BootEntry {
+        kernel: Some(image.into()),
+        ..entry(1, "ro")
+    }];
+    guest.boot.default = Some(0);
+    guest.boot.unified = vec![unified_kernel(image)];
+    let plan = bare(guest.clone(), &files);
+    let copies: Vec<(&str, String)> = plan
+        .edits
+        .iter()
+        .map(|edit| (edit.path.as_str(), text(edit)))
+        .collect();
+    assert_eq!(
+        copies,
+        [("/efi/EFI/BOOT/BOOTX64.EFI", "image".to_owned())],
+        "{plan}"
+    );
+    let note = &plan.notes[0];
+    assert_eq!(
+        (note.severity, note.id),
+        (Severity::Warning, "fallback-goes-stale")
+    );
+    assert!(note.to_string().contains("bootctl install"), "{note}");
+    // Where there is one it is left alone, and nothing is said.
+    files.put("/efi/EFI/BOOT/bootx64.efi", "systemd-boot");
+    let plan = bare(guest, &files);
+    assert!(plan.is_empty() && plan.notes.is_empty(), "{plan}");
 }
 
 fn tool(name: &'static str, hypervisor: &'static str) -> ToolFound {

@@ -14,10 +14,13 @@ use rehost_block::Result;
 use rehost_inspect::Inspection;
 use rehost_inspect::model::{Firmware, Place, Severity};
 
-use super::{Change, Edit, Planner};
+use super::{Change, Edit, Note, Planner};
 
 /// The GPT type of an EFI system partition, and its DOS counterpart.
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
+
+/// The loader that x86-64 firmware starts from a disk that it does not know.
+const FALLBACK: &str = "BOOTX64.EFI";
 
 /// Where distributions mount it.
 const POINTS: [&str; 3] = ["/boot/efi", "/efi", "/boot"];
@@ -138,7 +141,7 @@ impl Planner<'_> {
 
     /// The unified image that the guest boots, as a loader in `folder`, which holds `there`.
     fn copy_unified(
-        &self,
+        &mut self,
         folder: &str,
         there: &[String],
         initramfs: &[Edit],
@@ -149,7 +152,8 @@ impl Planner<'_> {
         let from = boot.kernel;
         let mut images = self.system.boot.unified.iter();
         let is_unified = images.any(|image| image.path == from);
-        let is_loader = |name: &String| name.to_ascii_uppercase().starts_with("BOOT");
+        // One for another architecture is no loader for this one.
+        let is_loader = |name: &String| name.eq_ignore_ascii_case(FALLBACK);
         if !is_unified || there.iter().any(is_loader) {
             return Ok(None);
         }
@@ -161,7 +165,19 @@ impl Planner<'_> {
         let Some(content) = content else {
             return Ok(None);
         };
-        let path = format!("{folder}/BOOTX64.EFI");
+        let path = format!("{folder}/{FALLBACK}");
+        self.notes.push(Note {
+            fix: Some("run `bootctl install` in the guest, which puts a boot loader there".to_owned()),
+            ..Note::new(
+                Severity::Warning,
+                "fallback-goes-stale",
+                format!(
+                    "{path} is a copy of {from}: without a boot entry the guest goes on starting that \
+                     copy when it updates its kernels"
+                ),
+                vec![Place::file(&from)],
+            )
+        });
         let reason = "the boot entry in the old machine's firmware, which starts this image, does not \
                       move, and there is no loader where every firmware looks";
         let because = (reason.to_owned(), vec![Place::file(&from)]);
