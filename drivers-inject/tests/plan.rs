@@ -483,7 +483,7 @@ fn nothing_on_a_verified_filesystem_is_changed() {
         cards: vec![card("00:0c:29:00:00:01", Some("ens192"))],
         ..PlanOptions::default()
     };
-    let plan = planned(guest, &files, &options);
+    let plan = planned(guest.clone(), &files, &options);
     assert!(plan.is_empty(), "{plan}");
     let stays = &plan.notes[0];
     assert_eq!(stays.id, "verified-file-stays");
@@ -492,6 +492,11 @@ fn nothing_on_a_verified_filesystem_is_changed() {
         "/etc/systemd/network/10-rehost-ens192.link"
     );
     assert!(plan.bootable(&[]).is_ok(), "it boots as it is");
+    // What is verified would be mounted over this directory; the one around is any filesystem.
+    files.put("/usr/lib/os-release", "");
+    guest.verified[0].point = "/usr".into();
+    let plan = planned(guest, &files, &options);
+    assert_eq!(plan.edits.len(), 1, "{plan}");
 }
 
 #[test]

@@ -497,7 +497,8 @@ fn systemd_boot_takes_the_default_of_its_configuration_among_both_types() {
     let initrd = archive(scratch.path(), "initrd", &["init"]);
     let uki = unified(scratch.path(), &initrd);
     let entry = format!(
-        "title Older\nversion 5.0\nlinux /vmlinuz\ninitrd /initrd\noptions root=UUID={ROOT_UUID}\n"
+        "title Older\nversion 5.0\nlinux /vmlinuz\ninitrd /initrd\n\
+         options root=UUID={ROOT_UUID} roothash=00\n"
     );
     let image = uefi_guest(
         scratch.path(),
@@ -529,6 +530,8 @@ fn systemd_boot_takes_the_default_of_its_configuration_among_both_types() {
     let esp = system.boot.esp.as_ref().unwrap();
     assert_eq!(esp.fallback.as_deref(), Some("/efi/EFI/BOOT/BOOTX64.EFI"));
     assert_eq!(severity(system, "uefi-entry-lost"), None);
+    // The root is verified, and the initramfs is not on it.
+    assert_eq!(severity(system, "verity-root"), Some(Severity::Warning));
 }
 
 #[test]

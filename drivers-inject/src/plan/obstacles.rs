@@ -109,8 +109,9 @@ impl Planner<'_> {
     /// Whether dm-verity checks the filesystem `at`.
     pub(super) fn is_verified(&self, at: &FilesystemRef) -> Result<bool> {
         for verified in &self.system.verified {
+            // A mere directory, which that filesystem would cover, is on one that nobody checks.
             let found = self.files.directory(&verified.point)?;
-            if found.is_some_and(|found| found.at.is_view(at)) {
+            if found.is_some_and(|found| found.path == "/" && found.at.is_view(at)) {
                 return Ok(true);
             }
         }

@@ -163,21 +163,21 @@ fn initramfs(reader: &Reader<'_>, found: &InitramfsFound) {
 
 fn verity(reader: &Reader<'_>, system: &GuestSystem) {
     for verified in &system.verified {
-        // A boot directory or EFI system partition of its own is not verified, and can be changed.
-        let apart = |path: &str| {
-            let mut points = system
-                .mounts
-                .iter()
-                .map(|mount| mount.point.trim_matches('/'));
-            points.any(|point| {
-                !point.is_empty() && path.trim_matches('/').starts_with(&format!("{point}/"))
-            })
+        // A boot directory or EFI system partition of its own is not verified, and can be changed; nor is
+        // a mere directory, which the filesystem would cover.
+        let locate = |path: &str| reader.tree.locate(path).ok().flatten();
+        let checked = locate(&verified.point).filter(|top| top.path == b"/");
+        let on_it = |path: &str| {
+            let (Some(top), Some(file)) = (&checked, locate(path)) else {
+                return false;
+            };
+            top.at.is_view(&file.at)
         };
         let mut images = system
             .kernels
             .iter()
             .filter_map(|kernel| kernel.initramfs.as_ref());
-        let within = verified.point == "/" && images.any(|found| !apart(&found.path));
+        let within = images.any(|found| on_it(&found.path));
         reader.find(Finding {
             severity: if within {
                 Severity::Problem
