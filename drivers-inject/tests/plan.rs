@@ -6,8 +6,11 @@ mod support;
 
 use std::fs;
 
+use rehost_block::{Kind, Result};
 use rehost_inject::guest::GuestFiles;
-use rehost_inject::plan::{Change, EditPlan, How, NetworkCard, PlanOptions, SerialConsole, plan};
+use rehost_inject::plan::{
+    Change, EditPlan, FirstBootFile, How, NetworkCard, PlanOptions, SerialConsole, plan,
+};
 use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
@@ -44,7 +47,11 @@ fn guest() -> (tempfile::TempDir, Folder) {
 }
 
 fn planned(system: GuestSystem, files: &Folder, options: &PlanOptions) -> EditPlan {
-    plan(&inspection(system), files, &KVM, options).unwrap()
+    plan_of(system, files, options).unwrap()
+}
+
+fn plan_of(system: GuestSystem, files: &Folder, options: &PlanOptions) -> Result<EditPlan> {
+    plan(&inspection(system), files, &KVM, options)
 }
 
 fn interface(name: Option<&str>, mac: Option<&str>, by: NetworkTool) -> Interface {
@@ -628,4 +635,42 @@ fn without_a_known_default_one_kernel_has_to_find_its_disk() {
     let plan = told(vec![old, kernel(&files)]);
     lacks(&plan);
     assert!(plan.bootable(&[]).is_ok(), "{plan}");
+}
+
+#[test]
+fn a_line_that_the_guest_needs_on_a_verified_filesystem_is_a_reason_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    files.put("/etc/fstab", "/dev/sda2 / ext4 defaults 0 1\n");
+    let mut guest = system(Vec::new());
+    guest.device_names = vec![named(
+        "/dev/sda2",
+        Some(UUID),
+        DeviceRole::Fstab,
+        Place::line("/etc/fstab", 1),
+    )];
+    guest.verified = vec![Verified {
+        point: "/".into(),
+        by: "roothash".into(),
+        place: Place::file("/boot/loader/entries/a.conf"),
+    }];
+    let plan = planned(guest.clone(), &files, &PlanOptions::default());
+    assert!(plan.is_empty(), "{plan}");
+    let stays = &plan.notes[0];
+    assert_eq!(
+        (stays.severity, stays.id),
+        (Severity::Problem, "verified-file-stays")
+    );
+    assert!(plan.bootable(&[]).is_err(), "{plan}");
+    assert!(plan.bootable(&["verified-file-stays".into()]).is_ok());
+    // What was asked for is done or refused, and not left out.
+    let mut options = PlanOptions::default();
+    options.first_boot.scripts = vec![FirstBootFile {
+        name: "hello".into(),
+        content: b"#!/bin/sh\n".to_vec().into(),
+    }];
+    files.put("/etc/systemd/system/README", "");
+    let error = plan_of(guest, &files, &options).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    assert!(error.to_string().contains("first boot"), "{error}");
 }

@@ -23,7 +23,7 @@ const HOME: &str = "/var/lib/rehost/first-boot";
 /// What starts the runner is called so.
 const NAME: &str = "rehost-first-boot";
 
-const REASON: &str = "it was asked for at the first boot";
+pub(super) const REASON: &str = "it was asked for at the first boot";
 
 const INITTAB: &str = "/etc/inittab";
 

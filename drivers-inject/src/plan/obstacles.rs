@@ -1,9 +1,10 @@
 //! What stands against the boot on any target, whatever is edited; and what must not be edited.
 
-use rehost_block::Result;
+use rehost_block::{Error, Result};
 use rehost_inspect::model::{FilesystemRef, Finding, Kernel, Place, Severity};
 use rehost_inspect::modules::ModuleName;
 
+use super::first_boot::REASON as FIRST_BOOT;
 use super::{Change, Edit, Note, Planner};
 use crate::target::Bus;
 
@@ -118,27 +119,44 @@ impl Planner<'_> {
         Ok(false)
     }
 
-    /// Leaves out the edits of filesystems that dm-verity checks, and says which.
+    /// Leaves out the edits of filesystems that dm-verity checks, and says which: where the guest needs
+    /// one to boot, that is a reason to stop.
+    ///
+    /// # Errors
+    /// Unsupported when what was asked for at the first boot is among them.
     pub(super) fn spare_verified(&mut self, edits: Vec<Edit>) -> Result<Vec<Edit>> {
+        let mut needed = Vec::new();
         let mut spared = Vec::new();
         let mut kept = Vec::new();
         for edit in edits {
-            if self.is_verified(&edit.at)? {
-                spared.push(Place::file(&edit.path));
-            } else {
+            if !self.is_verified(&edit.at)? {
                 kept.push(edit);
+            } else if edit.reason.contains(FIRST_BOOT) {
+                return Err(Error::unsupported(format!(
+                    "nothing can be done at the first boot: {} would be on a filesystem that dm-verity \
+                     checks",
+                    edit.path
+                ))
+                .hint("leave it out, and build it into the image where that is built"));
+            } else if edit.weight() == Severity::Problem {
+                needed.push(Place::file(&edit.path));
+            } else {
+                spared.push(Place::file(&edit.path));
             }
+        }
+        let what = "these files are on a filesystem that dm-verity checks, and stay as they are";
+        let (id, fix) = (
+            "verified-file-stays",
+            "make these changes where the image is built",
+        );
+        if !needed.is_empty() {
+            self.notes
+                .push(Note::stopping(id, what.to_owned(), needed, fix));
         }
         if !spared.is_empty() {
             self.notes.push(Note {
-                fix: Some("make these changes where the image is built".to_owned()),
-                ..Note::new(
-                    Severity::Warning,
-                    "verified-file-stays",
-                    "these files are on a filesystem that dm-verity checks, and stay as they are"
-                        .to_owned(),
-                    spared,
-                )
+                fix: Some(fix.to_owned()),
+                ..Note::new(Severity::Warning, id, what.to_owned(), spared)
             });
         }
         Ok(kept)
