@@ -278,6 +278,78 @@ fn a_guest_of_systemd_boot_gets_its_new_initramfs_on_the_efi_partition() {
     converted.keeps_ens192();
 }
 
+/// The section `name` of a unified image as a file, by objcopy.
+fn section(image: &Path, name: &str) -> PathBuf {
+    let to = image.with_file_name(format!("section{name}"));
+    judge(
+        Command::new("objcopy")
+            .arg(format!("--dump-section={name}={}", to.display()))
+            .arg(image)
+            .arg(image.with_file_name("unused.efi")),
+    );
+    to
+}
+
+#[test]
+fn a_guest_of_a_unified_image_boots_from_its_own_new_command_line() {
+    if !have("objcopy") {
+        return;
+    }
+    let Some(converted) = converted("debian12-uki", &["--console=serial"]) else {
+        return;
+    };
+    converted.boots_again_on("virtio-scsi");
+    let esp = converted.partition(1, "esp");
+    judge(Command::new("fsck.fat").arg("-n").arg(&esp));
+    let root = converted.partition(2, "root");
+    judge(Command::new("e2fsck").arg("-fn").arg(&root));
+
+    // Both changes are one edit.
+    let changed = converted.changed();
+    let images: Vec<&str> = changed
+        .iter()
+        .filter_map(|path| path.strip_prefix("/boot/efi"))
+        .collect();
+    let [image] = images[..] else {
+        panic!("{changed:?}")
+    };
+    let image = from_esp(&esp, image);
+    let listed = judge(Command::new("objdump").arg("-h").arg(&image));
+    for name in [".text", ".osrel", ".cmdline", ".uname", ".initrd", ".linux"] {
+        assert!(listed.contains(&format!(" {name} ")), "{listed}");
+    }
+    has_virtio(&section(&image, ".initrd"));
+    let by_uuid = "root=UUID=1e94b7a3-6d52-4c08-9f3b-a7c15e8d2046 ro quiet";
+    let line = format!("{by_uuid} console=tty0 console=ttyS0,115200\n");
+    let read = |path: PathBuf| std::fs::read(path).unwrap();
+    assert_eq!(read(section(&image, ".cmdline")), line.as_bytes());
+    let version = read(section(&image, ".uname"));
+    let kernel = format!("boot/vmlinuz-{}", String::from_utf8(version).unwrap());
+    let kernel = read(guest("debian12-uki").unwrap().join(kernel));
+    assert!(read(section(&image, ".linux")) == kernel);
+
+    // What the next image in the guest is made with.
+    assert_eq!(converted.text("/etc/kernel/cmdline"), line);
+    let fstab = converted.text("/etc/fstab");
+    assert!(!fstab.contains("/dev/sda2 "), "{fstab}");
+    // Nothing is left to do, as the command line is read.
+    let written = converted.image();
+    let inspected = run(["inspect".as_ref(), "--json".as_ref(), written.as_os_str()]);
+    let inspected = inspected.exits(0).json();
+    let boot = &inspected["systems"][0]["boot"];
+    assert_eq!(boot["unified"][0]["command_line"], line.trim());
+    assert_eq!(boot["kind"], "systemd-boot");
+    let image = written.as_os_str();
+    let again = run([
+        "inject".as_ref(),
+        "--dry-run".as_ref(),
+        "--console=serial".as_ref(),
+        image,
+    ]);
+    let again = again.exits(0).stdout;
+    assert!(again.contains("nothing to change"), "{again}");
+}
+
 /// Two releases with the same disk as the first sample's.
 fn a_debian(name: &str) {
     let Some(converted) = converted(name, &[]) else {

@@ -23,6 +23,7 @@ mod tools;
 mod types;
 mod udev;
 mod uefi;
+mod unified;
 
 use rehost_block::{Error, Result};
 use rehost_inspect::Inspection;
@@ -152,6 +153,7 @@ pub fn plan(
     planner.start_by_line(&mut changes)?;
     let links = planner.name_interfaces()?;
     let initramfs = planner.rebuild_initramfs(&links)?;
+    let initramfs = planner.edit_command_lines(&mut changes, initramfs)?;
     let mut edits = changes.into_edits(&mut planner)?;
     edits.extend(planner.write_names(&links)?);
     edits.extend(planner.write_gettys()?);

@@ -1,20 +1,44 @@
-//! Puts another initramfs into a unified kernel image.
+//! Puts another initramfs or command line into a unified kernel image.
 //!
 //! Microsoft's "PE Format", sections 2 to 4, and
 //! <https://uapi-group.org/specifications/specs/unified_kernel_image/>: systemd-stub finds the parts of
-//! an image by the names of their sections, wherever these are. An initramfs that fits into its section
+//! an image by the names of their sections, wherever these are. A part that fits into its section
 //! is written there; for a longer one everything stored behind it moves, and where program code is
 //! mapped behind it, the section is mapped after all others instead.
 //!
 //! Left out on purpose, refused by name: signed images, images with values of a TPM policy (`.pcrsig`),
-//! and images with an initramfs for each of several profiles. File offsets in a debug directory are not
-//! followed: nothing that boots reads them.
+//! images without the part, and those with one for each of several profiles. File offsets in a debug
+//! directory are not followed: nothing that boots reads them.
 
 use rehost_block::{Error, Result};
 use rehost_inspect::unified::Program;
 
-/// The section with the initramfs.
-pub const INITRD: &str = ".initrd";
+/// A part of an image that can be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The initramfs.
+    Initramfs,
+    /// The kernel's command line.
+    CommandLine,
+}
+
+impl Part {
+    /// The name of its section.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Initramfs => ".initrd",
+            Self::CommandLine => ".cmdline",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Initramfs => "initramfs",
+            Self::CommandLine => "command line",
+        }
+    }
+}
 
 /// Sections that systemd-stub looks up by name, and that may be mapped anywhere.
 const PARTS: [&str; 15] = [
@@ -25,6 +49,10 @@ const PARTS: [&str; 15] = [
 /// The most alignment that is taken for real. The format's own limit for file alignment is 64 KiB, and
 /// no linker maps sections at more than 2 MiB.
 const MOST_ALIGNMENT: u32 = 2 << 20;
+
+/// Parts move by whole pages at least, whatever the headers ask for: systemd-stub(7) has them mapped so,
+/// though Debian 12's own stub says 512 bytes.
+const PAGE: u32 = 4096;
 
 /// Bytes of a section's header.
 const HEADER: usize = 40;
@@ -133,38 +161,41 @@ pub fn sealed(program: &Program) -> Option<&'static str> {
 pub fn initramfs_of(file: Vec<u8>) -> Result<Vec<u8>> {
     match Program::parse(&file[..]) {
         Ok(program) if program.is_unified() => {
-            Ok(program.read(&file[..], INITRD)?.unwrap_or_default())
+            let initramfs = program.read(&file[..], Part::Initramfs.section())?;
+            Ok(initramfs.unwrap_or_default())
         }
         _ => Ok(file),
     }
 }
 
-/// The unified kernel image `file` with `initrd` as its initramfs; everything else in it stays.
+/// The unified kernel image `file` with `content` as its `part`; everything else in it stays.
 ///
 /// # Errors
-/// Unsupported for images that must not be changed, and for one without an initramfs; Corrupt when its
-/// headers contradict themselves; Internal when the result, read back, is not what it should be.
-pub fn with_initrd(file: &[u8], initrd: &[u8]) -> Result<Vec<u8>> {
+/// Unsupported for images that must not be changed, and for one that does not have the part exactly
+/// once; Corrupt when its headers contradict themselves; Internal when the result, read back, is not what
+/// it should be.
+pub fn with_part(file: &[u8], part: Part, content: &[u8]) -> Result<Vec<u8>> {
     let old = Program::parse(file)?;
     if let Some(why) = sealed(&old) {
         return Err(
             Error::unsupported(format!("the unified kernel image stays: {why}"))
-                .hint("build it again in the guest, with the drivers and signed as before"),
+                .hint("build it again in the guest, as it is to be and signed as before"),
         );
     }
-    let own = old.sections.iter().filter(|section| section.name == INITRD);
+    let (name, title) = (part.section(), part.title());
+    let own = old.sections.iter().filter(|section| section.name == name);
     match own.count() {
         1 => {}
         0 => {
-            return Err(Error::unsupported(
-                "the unified kernel image has no initramfs",
-            ));
+            return Err(Error::unsupported(format!(
+                "the unified kernel image has no {title}"
+            )));
         }
         count => {
             return Err(Error::unsupported(format!(
-                "the unified kernel image has {count} initramfs, one for each of its profiles"
+                "the unified kernel image has {count} sections {name}, one for each of its profiles"
             ))
-            .hint("build it again in the guest, with the drivers"));
+            .hint("build it again in the guest, as it is to be"));
         }
     }
     let layout = Layout::read(file)?;
@@ -176,8 +207,8 @@ pub fn with_initrd(file: &[u8], initrd: &[u8]) -> Result<Vec<u8>> {
             raw: *raw.ok_or_else(|| Error::corrupt("the section table is cut off"))?,
         });
     }
-    let new = rewritten(file, &layout, headers, initrd)?;
-    verify(file, &old, &new, initrd)?;
+    let new = rewritten(file, &layout, headers, (part, content))?;
+    verify(file, &old, &new, (part, content))?;
     Ok(new)
 }
 
@@ -185,13 +216,13 @@ fn rewritten(
     file: &[u8],
     layout: &Layout,
     mut headers: Vec<Header>,
-    initrd: &[u8],
+    (part, content): (Part, &[u8]),
 ) -> Result<Vec<u8>> {
     let at = headers
         .iter()
-        .position(|header| header.name() == INITRD)
+        .position(|header| header.name() == part.section())
         .ok_or_else(|| Error::internal("a section vanished"))?;
-    let len = u32::try_from(initrd.len()).map_err(|_| too_large())?;
+    let len = u32::try_from(content.len()).map_err(|_| too_large())?;
     let aligned = |value: u32, to: u32| value.checked_next_multiple_of(to).ok_or_else(too_large);
     let section = headers[at].clone();
     let (start, stored) = (section.get(20), section.get(16));
@@ -199,17 +230,18 @@ fn rewritten(
     // Only the shorter of the two lengths is known to lie in the file.
     let end = cut(start).saturating_add(cut(stored));
     let (Some(head), Some(tail)) = (file.get(..cut(start)), file.get(end..)) else {
-        return Err(
-            Error::corrupt("the initramfs is stored beyond the end of the file")
-                .in_structure("pe section")
-                .mismatch(format!("at most {}", file.len()), end),
-        );
+        return Err(Error::corrupt(format!(
+            "the {} is stored beyond the end of the file",
+            part.title()
+        ))
+        .in_structure("pe section")
+        .mismatch(format!("at most {}", file.len()), end));
     };
     // What is behind it moves by whole units, and stays as aligned as it was.
     let grown = aligned(len.saturating_sub(stored), layout.file_alignment)?;
     let room = stored.checked_add(grown).ok_or_else(too_large)?;
     let mut new = head.to_vec();
-    new.extend_from_slice(initrd);
+    new.extend_from_slice(content);
     new.resize(head.len() + cut(room), 0);
     new.extend_from_slice(tail);
 
@@ -221,6 +253,7 @@ fn rewritten(
     }
     headers[at].set(8, len);
     headers[at].set(16, room);
+    let unit = layout.section_alignment.max(PAGE);
     let needed = section
         .get(12)
         .checked_add(aligned(len, layout.section_alignment)?);
@@ -234,7 +267,7 @@ fn rewritten(
     if let Some(next) = next.filter(|next| needed > *next) {
         let movable = |header: &Header| PARTS.contains(&header.name().as_str());
         if headers.iter().filter(behind).all(movable) {
-            let by = aligned(needed - next, layout.section_alignment)?;
+            let by = aligned(needed - next, unit)?;
             for header in headers
                 .iter_mut()
                 .filter(|header| header.get(12) > section.get(12))
@@ -248,7 +281,7 @@ fn rewritten(
                 last = last.max(header.end()?);
             }
             let mut moved = headers.remove(at);
-            moved.set(12, aligned(last, layout.section_alignment)?);
+            moved.set(12, aligned(last, unit)?);
             // The table is in the order of the addresses.
             headers.push(moved);
         }
@@ -310,12 +343,13 @@ fn sum(file: &[u8], field: usize) -> u32 {
     u32::try_from(total + file.len() as u64).unwrap_or(u32::MAX)
 }
 
-/// The new image holds what the old one did, and the new initramfs.
-fn verify(file: &[u8], old: &Program, new: &[u8], initrd: &[u8]) -> Result<()> {
+/// The new image holds what the old one did, and the new part.
+fn verify(file: &[u8], old: &Program, new: &[u8], (part, expected): (Part, &[u8])) -> Result<()> {
     let wrong = |what: &str| Error::internal(format!("the rewritten unified kernel image {what}"));
     let read = Program::parse(new)?;
-    if read.read(new, INITRD)?.as_deref() != Some(initrd) {
-        return Err(wrong("does not hold its initramfs"));
+    let name = part.section();
+    if read.read(new, name)?.as_deref() != Some(expected) {
+        return Err(wrong(&format!("does not hold its {}", part.title())));
     }
     let content = |file: &[u8], range: &std::ops::Range<u64>| {
         let from = usize::try_from(range.start).unwrap_or(usize::MAX);
@@ -326,7 +360,7 @@ fn verify(file: &[u8], old: &Program, new: &[u8], initrd: &[u8]) -> Result<()> {
         let others = program
             .sections
             .iter()
-            .filter(|section| section.name != INITRD);
+            .filter(|section| section.name != name);
         let mut parts: Vec<_> = others
             .map(|section| (section.name.clone(), content(file, &section.range)))
             .collect();

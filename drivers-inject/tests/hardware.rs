@@ -485,6 +485,11 @@ fn init_systems_without_systemd_are_told_of_the_serial_console() {
         !again.edits.iter().any(|edit| edit.path == "/etc/inittab"),
         "{again}"
     );
+    // A login on whatever is the console is one on the serial line by then.
+    let console = "::respawn:/bin/busybox getty -L 115200 console vt100\n";
+    files.put("/etc/inittab", console);
+    guest.init = Init::Busybox;
+    assert!(planned(guest.clone(), &files, &KVM, &options).is_empty());
     guest.init = Init::Upstart;
     let plan = planned(guest, &files, &KVM, &options);
     assert!(text(edit(&plan, "/etc/init/ttyS0.conf")).contains("exec /sbin/getty"));

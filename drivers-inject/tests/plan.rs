@@ -14,9 +14,10 @@ use rehost_inject::plan::{
 use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
-    AddressMethod, DeviceRole, GuestSystem, Init, Interface, InterfaceKind, Kernel, NetworkTool,
-    Place, Severity, Verified,
+    AddressMethod, BootLoaderKind, DeviceRole, Firmware, GuestSystem, Init, Interface,
+    InterfaceKind, Kernel, NetworkTool, Place, Severity, Verified,
 };
+use rehost_inspect::unified::Program;
 use support::guest::{
     Folder, carry_out, entry, inspection, kernel, named, source, system, unified_kernel,
 };
@@ -673,4 +674,153 @@ fn a_line_that_the_guest_needs_on_a_verified_filesystem_is_a_reason_to_stop() {
     let error = plan_of(guest, &files, &options).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported, "{error}");
     assert!(error.to_string().contains("first boot"), "{error}");
+}
+
+const UNIFIED: &str = "/boot/efi/EFI/Linux/debian.efi";
+
+/// A guest whose firmware starts a unified image alone, with this command line inside.
+fn unified_guest(files: &Folder, command_line: &[u8]) -> GuestSystem {
+    let initrd = format!("/boot/initrd.img-{VERSION}");
+    let initrd = files.read(&initrd).unwrap().unwrap();
+    let stored = |content: &[u8]| (content.len() as u32).next_multiple_of(512);
+    let image = unified(&[
+        (".cmdline", command_line, 512),
+        (".initrd", &initrd, stored(&initrd)),
+        (".linux", b"kernel", 512),
+    ]);
+    files.put(UNIFIED, image);
+    let mut kernel = kernel(files);
+    kernel.image = Some(UNIFIED.into());
+    kernel.initramfs.as_mut().unwrap().path = UNIFIED.into();
+    let mut guest = system(vec![kernel]);
+    let mut entry = entry(1, "root=/dev/sda2 ro");
+    entry.kernel = Some(UNIFIED.into());
+    entry.place = Place::file(UNIFIED);
+    guest.boot.entries = vec![entry];
+    guest.boot.default = Some(0);
+    guest.boot.firmware = Firmware::Uefi;
+    guest.boot.kind = BootLoaderKind::UnifiedKernel;
+    guest.boot.unified = vec![unified_kernel(UNIFIED)];
+    let place = Place::line(".cmdline", 1);
+    let mut root = named("/dev/sda2", Some(UUID), DeviceRole::BootRoot, place);
+    root.inside = Some(UNIFIED.into());
+    guest.device_names = vec![root];
+    guest
+}
+
+/// The command line inside a unified image.
+fn line_of(image: &[u8]) -> String {
+    let program = Program::parse(image).unwrap();
+    let section = program.read(image, ".cmdline").unwrap().unwrap();
+    String::from_utf8(section).unwrap()
+}
+
+#[test]
+fn a_unified_image_gets_drivers_and_command_line_in_one_edit_and_the_loader_is_a_copy_of_it() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let guest = unified_guest(&files, b"root=/dev/sda2 ro\n\0");
+    let options = PlanOptions {
+        serial_console: SerialConsole::Add,
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest.clone(), &files, &options);
+    let paths: Vec<&str> = plan.edits.iter().map(|edit| edit.path.as_str()).collect();
+    assert_eq!(paths, [UNIFIED, "/boot/efi/EFI/BOOT/BOOTX64.EFI"], "{plan}");
+    let [image, copy] = &plan.edits[..] else {
+        unreachable!()
+    };
+    let Change::Initramfs {
+        modules,
+        command_line,
+        ..
+    } = &image.change
+    else {
+        panic!("{plan}")
+    };
+    assert!(
+        modules
+            .iter()
+            .any(|module| module.name.as_str() == "virtio_blk")
+    );
+    let line = command_line.as_ref().unwrap();
+    let expected = format!("root={UUID} ro console=tty0 console=ttyS0,115200");
+    assert_eq!(
+        (line.before.as_str(), &line.after),
+        ("root=/dev/sda2 ro", &expected)
+    );
+    assert_eq!(line_of(&image.content), format!("{expected}\n\0"));
+    for reason in [
+        "lacks drivers",
+        "/dev/sda2, the root device",
+        "serial console",
+    ] {
+        assert!(image.reason.contains(reason), "{}", image.reason);
+    }
+    assert!(
+        plan.to_string().contains(&format!("    + {expected}\n")),
+        "{plan}"
+    );
+    assert_eq!(copy.content, image.content);
+
+    // As it is found when it was converted.
+    carry_out(&plan, &files);
+    let mut converted = guest;
+    converted.boot.entries[0].command_line = expected;
+    converted.device_names.clear();
+    let plan = planned(converted, &files, &options);
+    assert!(plan.is_empty(), "{plan}");
+}
+
+#[test]
+fn a_command_line_is_the_only_change_of_an_image_that_has_the_drivers() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let mut guest = unified_guest(&files, b"root=/dev/sda2 ro");
+    let before = files.read(UNIFIED).unwrap().unwrap();
+    // Without a module tree nothing is put into its initramfs.
+    guest.kernels[0].modules = None;
+    let plan = planned(guest.clone(), &files, &PlanOptions::default());
+    let edit = &plan.edits[0];
+    assert!(matches!(edit.change, Change::CommandLine { .. }), "{plan}");
+    assert_eq!(
+        edit.how,
+        How::Overwrite,
+        "what is behind the text is room for it"
+    );
+    assert_eq!(line_of(&edit.content), format!("root={UUID} ro"));
+    assert_eq!(plan.edits[1].content, edit.content);
+    let json = plan.to_json().unwrap();
+    assert!(json.contains("\"is\": \"command_line\""), "{json}");
+
+    // What is refused by name stays, with the image's own reason.
+    let measured = unified(&[
+        (".cmdline", b"root=/dev/sda2 ro", 512),
+        (".pcrsig", b"{}", 512),
+        (".linux", b"kernel", 512),
+    ]);
+    files.put(UNIFIED, measured);
+    let plan = planned(guest.clone(), &files, &PlanOptions::default());
+    let note = plan
+        .notes
+        .iter()
+        .find(|note| note.id == "unified-kernel-measured");
+    assert_eq!(note.unwrap().severity, Severity::Problem, "{plan}");
+    assert!(plan.edits.iter().all(|edit| edit.path != UNIFIED), "{plan}");
+
+    // Headers that lie about one image do not end the plan.
+    files.put(UNIFIED, &before[..before.len() / 2]);
+    let plan = planned(guest, &files, &PlanOptions::default());
+    let note = plan
+        .notes
+        .iter()
+        .find(|note| note.id == "command-line-stays");
+    assert!(
+        note.unwrap().evidence[0].path.ends_with(":.cmdline"),
+        "{plan}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Unified kernel images with another initramfs, judged by objdump and objcopy, and by systemd's own
+//! Unified kernel images with another initramfs or command line, judged by objdump and objcopy, and by systemd's own
 //! stub as the program around.
 
 #![allow(clippy::unwrap_used)]
@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use proptest::prelude::*;
 use rehost_block::Kind;
-use rehost_inject::unified::{sealed, with_initrd};
+use rehost_inject::unified::{Part, sealed, with_part};
 use rehost_inspect::unified::Program;
 use support::{ask, have};
 
@@ -129,35 +129,72 @@ fn borrowed<'a>(parts: &'a [(&'static str, Vec<u8>)]) -> Vec<(&'static str, &'a 
         .collect()
 }
 
+/// The parts that can be replaced.
+const REPLACED: [Part; 2] = [Part::Initramfs, Part::CommandLine];
+
 #[test]
-fn a_longer_initramfs_moves_what_is_behind_it() {
+fn a_longer_part_moves_what_is_behind_it() {
     if !ready() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let parts = parts(&[b'i'; 3000]);
     let old = image(folder.path(), &borrowed(&parts), 0x3_0000);
-    for len in [1usize, 3000, 3001, 4096, 4097, 70_001] {
-        let initrd: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
-        let new = with_initrd(&old, &initrd).unwrap();
-        let sections = listed(folder.path(), &new);
-        is_sound(&new, &sections);
-        for (name, content) in &parts {
-            let expected = if *name == ".initrd" { &initrd } else { content };
-            if !expected.is_empty() {
-                assert_eq!(
-                    &section(folder.path(), &new, name),
-                    expected,
-                    "{name} {len}"
-                );
+    let stub = listed(folder.path(), &fs::read(STUB).unwrap());
+    for (part, stored) in REPLACED.into_iter().zip([3072, 512]) {
+        for len in [1usize, 15, 512, 513, 3000, 3073, 4096, 4097, 70_001] {
+            let content: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            let new = with_part(&old, part, &content).unwrap();
+            let sections = listed(folder.path(), &new);
+            is_sound(&new, &sections);
+            for (name, old) in &parts {
+                let expected = if *name == part.section() {
+                    &content
+                } else {
+                    old
+                };
+                let found = section(folder.path(), &new, name);
+                assert_eq!(&found, expected, "{name} {part:?} {len}");
             }
+            // What the stub is made of stays where its code looks for it, and the rest on pages.
+            for own in &stub {
+                assert!(sections.contains(own), "{own:x?} in {sections:x?}");
+            }
+            for (name, _, address) in sections.iter().filter(|one| !stub.contains(one)) {
+                assert_eq!(address % 4096, 0, "{name} {sections:x?}");
+            }
+            let fits = len <= stored;
+            assert_eq!(new.len() == old.len(), fits, "{part:?} {len}");
+            // Back again, from wherever the part is now.
+            let (_, first) = parts.iter().find(|one| one.0 == part.section()).unwrap();
+            let back = with_part(&new, part, first).unwrap();
+            is_sound(&back, &listed(folder.path(), &back));
         }
-        // What the stub is made of stays where its code looks for it.
-        for own in listed(folder.path(), &fs::read(STUB).unwrap()) {
-            assert!(sections.contains(&own), "{own:x?} in {sections:x?}");
-        }
-        if len <= 3000 {
-            assert_eq!(new.len(), old.len(), "it fits where the old one was");
+    }
+}
+
+#[test]
+fn both_parts_of_one_image_are_replaced_one_after_the_other() {
+    if !ready() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let parts = parts(&[b'i'; 3000]);
+    let old = image(folder.path(), &borrowed(&parts), 0x3_0000);
+    let (initrd, line) = (vec![b'n'; 9000], vec![b'c'; 5000]);
+    let one = with_part(&old, Part::Initramfs, &initrd).unwrap();
+    let one = with_part(&one, Part::CommandLine, &line).unwrap();
+    let other = with_part(&old, Part::CommandLine, &line).unwrap();
+    let other = with_part(&other, Part::Initramfs, &initrd).unwrap();
+    for new in [one, other] {
+        is_sound(&new, &listed(folder.path(), &new));
+        for (name, expected) in [
+            (".initrd", &initrd[..]),
+            (".cmdline", &line),
+            (".linux", KERNEL),
+            (".osrel", b"ID=debian\n"),
+        ] {
+            assert_eq!(section(folder.path(), &new, name), expected, "{name}");
         }
     }
 }
@@ -173,7 +210,7 @@ fn an_initramfs_below_program_code_is_mapped_behind_everything() {
     parts.push((".code", vec![b'c'; 100]));
     let old = image(folder.path(), &borrowed(&parts), 0x3_0000);
     let initrd = vec![b'n'; 9000];
-    let new = with_initrd(&old, &initrd).unwrap();
+    let new = with_part(&old, Part::Initramfs, &initrd).unwrap();
     let sections = listed(folder.path(), &new);
     is_sound(&new, &sections);
     assert_eq!(sections.last().unwrap().0, ".initrd");
@@ -195,14 +232,30 @@ fn images_that_must_stay_are_refused_by_name() {
     let mut measured = parts(b"i");
     measured.push((".pcrsig", b"{}".to_vec()));
     let file = image(folder.path(), &borrowed(&measured), 0x3_0000);
-    let error = with_initrd(&file, b"n").unwrap_err().to_string();
+    let error = with_part(&file, Part::Initramfs, b"n")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(".pcrsig"), "{error}");
     assert!(sealed(&Program::parse(&file[..]).unwrap()).is_some());
 
     let without = [(".linux", KERNEL)];
     let file = image(folder.path(), &without, 0x3_0000);
-    let error = with_initrd(&file, b"n").unwrap_err().to_string();
+    let error = with_part(&file, Part::Initramfs, b"n")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has no initramfs"), "{error}");
+    let error = with_part(&file, Part::CommandLine, b"ro").unwrap_err();
+    assert!(error.to_string().contains("has no command line"), "{error}");
+
+    // One for each of two profiles.
+    let mut parts = parts(b"i");
+    parts.push((".cmdlinf", b"single".to_vec()));
+    let mut file = image(folder.path(), &borrowed(&parts), 0x3_0000);
+    let at = header(&file, ".cmdlinf");
+    file[at..at + 8].copy_from_slice(b".cmdline");
+    let error = with_part(&file, Part::CommandLine, b"ro").unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.to_string().contains("profiles"), "{error}");
 }
 
 /// A sound image, made once.
@@ -225,15 +278,17 @@ fn header(file: &[u8], name: &str) -> usize {
 }
 
 #[test]
-fn an_initramfs_stored_beyond_the_end_is_refused() {
+fn a_part_stored_beyond_the_end_is_refused() {
     let Some(sample) = sample() else { return };
-    let at = header(sample, ".initrd");
-    for stored in [0xffff_fe00u32, 0x4000_0000, sample.len() as u32] {
-        let mut file = sample.to_vec();
-        file[at + 16..at + 20].copy_from_slice(&stored.to_le_bytes());
-        let error = with_initrd(&file, &[b'n'; 5000]).unwrap_err();
-        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
-        assert!(error.to_string().contains("beyond the end"), "{error}");
+    for part in REPLACED {
+        let at = header(sample, part.section());
+        for stored in [0xffff_fe00u32, 0x4000_0000, sample.len() as u32] {
+            let mut file = sample.to_vec();
+            file[at + 16..at + 20].copy_from_slice(&stored.to_le_bytes());
+            let error = with_part(&file, part, &[b'n'; 5000]).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+            assert!(error.to_string().contains("beyond the end"), "{error}");
+        }
     }
 }
 
@@ -247,9 +302,9 @@ fn a_length_that_is_not_aligned_keeps_what_is_behind_aligned() {
         let at = header(file, name) + 20;
         u32::from_le_bytes(file[at..at + 4].try_into().unwrap())
     };
-    let new = with_initrd(&file, &[b'n'; 3000]).unwrap();
+    let new = with_part(&file, Part::Initramfs, &[b'n'; 3000]).unwrap();
     assert_eq!(new.len(), file.len(), "it fits where the old one was");
-    let new = with_initrd(&file, &[b'n'; 3001]).unwrap();
+    let new = with_part(&file, Part::Initramfs, &[b'n'; 3001]).unwrap();
     for name in [".linux", ".initrd"] {
         assert_eq!(place(&new, name) % 512, 0, "{name}");
     }
@@ -260,25 +315,31 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn damaged_images_never_panic(at in 0usize..0x400, byte: u8, cut in 0usize..0x3000) {
+    fn damaged_images_never_panic(
+        part in prop::sample::select(REPLACED.to_vec()),
+        at in 0usize..0x400,
+        byte: u8,
+        cut in 0usize..0x3000,
+    ) {
         let Some(sample) = sample() else { return Ok(()) };
         let mut file = sample.to_vec();
         file[at] = byte;
         file.truncate(file.len() - cut);
-        let _ = with_initrd(&file, &[b'n'; 5000]);
+        let _ = with_part(&file, part, &[b'n'; 5000]);
     }
 
     #[test]
-    fn damaged_headers_of_the_initramfs_never_panic(
+    fn damaged_headers_of_a_part_never_panic(
+        part in prop::sample::select(REPLACED.to_vec()),
         field in prop::sample::select(vec![8usize, 12, 16, 20]),
         value: u32,
         len in 0usize..6000,
     ) {
         let Some(sample) = sample() else { return Ok(()) };
         let mut file = sample.to_vec();
-        let at = header(sample, ".initrd") + field;
+        let at = header(sample, part.section()) + field;
         file[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        if let Ok(new) = with_initrd(&file, &vec![b'n'; len]) {
+        if let Ok(new) = with_part(&file, part, &vec![b'n'; len]) {
             prop_assert!(new.len() <= file.len() + 0x1_0000, "{:#x}", new.len());
         }
     }

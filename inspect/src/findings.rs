@@ -210,13 +210,13 @@ fn device_names(reader: &Reader<'_>, system: &GuestSystem) {
             DeviceRole::DeviceMap => Severity::Note,
         };
         let place = match &name.inside {
-            Some(initramfs) => Place {
-                path: format!("{initramfs}:{}", name.place.path),
+            Some(file) => Place {
+                path: format!("{file}:{}", name.place.path),
                 ..name.place.clone()
             },
             None => name.place.clone(),
         };
-        // A line of text, in the guest or in its initramfs, can be changed.
+        // A line of text, in the guest, its initramfs or a unified image, can be changed.
         let settled = name.stable.is_some() && name.place.line.is_some();
         let finding = Finding {
             severity,

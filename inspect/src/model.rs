@@ -291,7 +291,8 @@ pub struct DeviceName {
     pub role: DeviceRole,
     /// Where it stands.
     pub place: Place,
-    /// For a file inside an initramfs: the path of the initramfs; `place` is inside it.
+    /// For a file inside an initramfs, or the section `.cmdline` of a unified kernel image: the path of
+    /// that; `place` is inside it.
     pub inside: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Every place that calls a disk by a name that changes with the bus.
 
 use crate::device::{DeviceSpec, Devices};
-use crate::model::{DeviceName, DeviceRole, GuestSystem, Place};
+use crate::model::{DeviceName, DeviceRole, GuestSystem, Place, UnifiedKernel};
 use crate::reader::Reader;
 use crate::text::Text;
 
@@ -31,11 +31,25 @@ pub(crate) fn find(
                 "resume" => DeviceRole::BootResume,
                 _ => continue,
             };
-            let place = where_it_stands(reader, &entry.place, value);
-            names.add(value, role, place);
-            if entry.initrds.is_empty() && role == DeviceRole::BootRoot {
-                names.without_initramfs();
+            let image = |path: &str| system.boot.unified.iter().find(|image| image.path == path);
+            let inside = image(&entry.place.path);
+            let place = match inside {
+                Some(image) => command_line(image),
+                None => where_it_stands(reader, &entry.place, value),
+            };
+            let Some(mut device) = names.device(value, role, place) else {
+                continue;
+            };
+            device.inside = inside.map(|image| image.path.clone());
+            let unified = entry.kernel.as_deref().and_then(image);
+            let has_initramfs =
+                !entry.initrds.is_empty() || unified.is_some_and(|image| image.initramfs.is_some());
+            // The kernel alone knows no filesystem UUIDs.
+            if !has_initramfs && role == DeviceRole::BootRoot {
+                let at = device.resolved.as_ref();
+                device.stable = at.and_then(|at| devices.stable_for_kernel(at));
             }
+            names.push(device);
         }
     }
     let kernel_line = reader.text("/etc/kernel/cmdline");
@@ -75,8 +89,12 @@ pub(crate) fn find(
         for hint in &initramfs.hints {
             let text = Text::new(&hint.path, hint.text.as_bytes());
             for (word, place) in words(&text) {
-                names.add(&word, DeviceRole::Initramfs, place);
-                names.inside(&initramfs.path);
+                if let Some(device) = names.device(&word, DeviceRole::Initramfs, place) {
+                    names.push(DeviceName {
+                        inside: Some(initramfs.path.clone()),
+                        ..device
+                    });
+                }
             }
         }
     }
@@ -111,6 +129,17 @@ fn where_it_stands(reader: &Reader<'_>, place: &Place, value: &str) -> Place {
         .unwrap_or_else(|| Place::file(&place.path))
 }
 
+/// The command line inside a unified image; without a line where it is never changed.
+fn command_line(image: &UnifiedKernel) -> Place {
+    let name = ".cmdline";
+    let own = image.sections.iter().filter(|section| *section == name);
+    if image.signature.is_none() && !image.measured && own.count() == 1 {
+        Place::line(name, 1)
+    } else {
+        Place::file(name)
+    }
+}
+
 struct Names<'a> {
     devices: &'a Devices,
     found: Vec<DeviceName>,
@@ -119,39 +148,30 @@ struct Names<'a> {
 impl Names<'_> {
     /// Adds `name` when it depends on the bus and was not added for this place.
     fn add(&mut self, name: &str, role: DeviceRole, place: Place) {
+        if let Some(device) = self.device(name, role, place) {
+            self.push(device);
+        }
+    }
+
+    /// What `name` is, when it depends on the bus.
+    fn device(&self, name: &str, role: DeviceRole, place: Place) -> Option<DeviceName> {
         if !DeviceSpec::parse(name).depends_on_bus() {
-            return;
+            return None;
         }
         let resolved = self.devices.resolve(name);
-        let device = DeviceName {
+        Some(DeviceName {
             stable: resolved.as_ref().and_then(|at| self.devices.stable(at)),
             name: name.to_owned(),
             resolved,
             role,
             place,
             inside: None,
-        };
+        })
+    }
+
+    fn push(&mut self, device: DeviceName) {
         if !self.found.contains(&device) {
             self.found.push(device);
-        }
-    }
-
-    /// The name added last is read by the kernel alone, which knows no filesystem UUIDs.
-    fn without_initramfs(&mut self) {
-        if let Some(last) = self.found.last_mut() {
-            let at = last.resolved.as_ref();
-            last.stable = at.and_then(|at| self.devices.stable_for_kernel(at));
-        }
-    }
-
-    /// The name added last stands inside this initramfs.
-    fn inside(&mut self, path: &str) {
-        if let Some(last) = self
-            .found
-            .last_mut()
-            .filter(|last| last.role == DeviceRole::Initramfs && last.inside.is_none())
-        {
-            last.inside = Some(path.to_owned());
         }
     }
 }

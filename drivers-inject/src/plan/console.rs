@@ -12,6 +12,9 @@ const WORDS: &str = "console=tty0 console=ttyS0,115200";
 /// Where `grub-mkconfig` takes the command line from.
 const SOURCE: &str = "GRUB_CMDLINE_LINUX";
 
+/// Where `kernel-install` does, for entries in files and for unified images.
+const KERNEL_INSTALL: &str = "/etc/kernel/cmdline";
+
 const REASON: &str = "a serial console was asked for";
 
 const INITTAB: &str = "/etc/inittab";
@@ -38,10 +41,12 @@ impl Planner<'_> {
                 .any(|w| w.starts_with("console=ttyS0"))
         };
         for entry in &self.system.boot.entries {
-            // The command line inside a unified image is not a line of text.
+            if entry.kernel.is_none() || has(&entry.command_line) {
+                continue;
+            }
             let unified = &self.system.boot.unified;
-            let inside = unified.iter().any(|image| image.path == entry.place.path);
-            if entry.kernel.is_none() || has(&entry.command_line) || inside {
+            if unified.iter().any(|image| image.path == entry.place.path) {
+                add(&entry.place.path, Some(1));
                 continue;
             }
             match self.system.boot.kind {
@@ -59,6 +64,13 @@ impl Planner<'_> {
             if source.key == SOURCE && !has(&source.value) {
                 add(&source.place.path, source.place.line);
             }
+        }
+        let text = self.files.read(KERNEL_INSTALL)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let words = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        let last = text.lines().zip(1..).filter(|(line, _)| words(line)).last();
+        if !has(&text) {
+            add(KERNEL_INSTALL, last.map(|(_, number)| number));
         }
         Ok(())
     }
@@ -82,8 +94,12 @@ impl Planner<'_> {
                 continue;
             };
             let mut lines = text.lines();
-            let has =
-                lines.any(|line| !line.trim_start().starts_with('#') && line.contains("ttyS0"));
+            // The console is that line by then; two logins on it would take turns.
+            let logs_in = |line: &str| {
+                let mut words = line.split_whitespace();
+                line.contains("ttyS0") || line.contains("getty") && words.any(|w| w == "console")
+            };
+            let has = lines.any(|line| !line.trim_start().starts_with('#') && logs_in(line));
             if let (false, Ok(last)) = (has, u32::try_from(text.lines().count())) {
                 let text = line.to_owned();
                 changes.add(path, last, LineEdit::NewLine { text }, REASON.to_owned());

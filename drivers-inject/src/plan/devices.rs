@@ -3,7 +3,7 @@
 //! Never the target's names (`/dev/vda`): with UUIDs the same disk still boots where it came from.
 //! Where a guest uses UUIDs already there is nothing to do.
 
-use rehost_inspect::model::{DeviceName, DeviceRole, Severity};
+use rehost_inspect::model::{DeviceName, DeviceRole, Place, Severity};
 
 use super::text::{LineEdit, TextChanges, change_line};
 use super::{Note, Planner};
@@ -14,10 +14,15 @@ impl Planner<'_> {
     /// Wishes for every configuration file that names a disk by its bus.
     pub(super) fn rename_devices(&mut self, changes: &mut TextChanges) {
         for device in &self.system.device_names {
-            match (&device.stable, device.place.line, &device.inside) {
-                (_, _, Some(_)) => {}
-                (Some(stable), Some(line), None) => changes.add(
-                    &device.place.path,
+            let (path, line) = match (&device.inside, device.role) {
+                (Some(_), DeviceRole::Initramfs) => continue,
+                // All of the command line inside a unified image; a signed one is told when it is looked at.
+                (Some(image), _) => (image, Some(1)),
+                (None, _) => (&device.place.path, device.place.line),
+            };
+            match (&device.stable, line) {
+                (Some(stable), Some(line)) => changes.add(
+                    path,
                     line,
                     replace(device, stable),
                     format!(
@@ -105,6 +110,12 @@ fn unresolved(device: &DeviceName) -> Note {
             device.name,
             what(device.role)
         ),
-        vec![device.place.clone()],
+        vec![match &device.inside {
+            Some(file) => Place {
+                path: format!("{file}:{}", device.place.path),
+                ..device.place.clone()
+            },
+            None => device.place.clone(),
+        }],
     )
 }

@@ -19,7 +19,7 @@ use super::{Change, Edit, How, Note, Planner};
 use crate::guest::FoundFile;
 use crate::initramfs::{AddedModule, Loading, Override, Rebuilt, Unpackers, Wanted, rebuild};
 use crate::target::Bus;
-use crate::unified::{INITRD, sealed, with_initrd};
+use crate::unified::{Part, sealed, with_part};
 
 /// What rebuilds an initramfs in the guest, for people.
 const REBUILD: &str = "rebuild it in the guest with the target's drivers";
@@ -114,7 +114,9 @@ impl Planner<'_> {
             false => None,
         };
         let inner = match &program {
-            Some(program) => program.read(&content[..], INITRD).map_err(in_file)?,
+            Some(program) => program
+                .read(&content[..], Part::Initramfs.section())
+                .map_err(in_file)?,
             None => Some(content.clone()),
         };
         let Some(inner) = inner else {
@@ -198,8 +200,9 @@ impl Planner<'_> {
             self.note_no_room(kernel, found, &built)?;
             return Ok(None);
         };
+        let inner = built.content.len();
         let after = match program {
-            Some(_) => match with_initrd(&content, &built.content) {
+            Some(_) => match with_part(&content, Part::Initramfs, &built.content) {
                 Ok(image) => image,
                 // Whatever is wrong with it is wrong with this one image.
                 Err(error) => {
@@ -233,7 +236,9 @@ impl Planner<'_> {
             files: built.overridden,
             compression: built.compression.name(),
             setting: built.how,
-            packed: built.packed,
+            // With what is around it in a unified image.
+            packed: built.packed + after.len().saturating_sub(inner) as u64,
+            command_line: None,
         };
         let evidence = vec![Place::file(&found.path), Place::file(modules)];
         let mut edit = Edit::of_file(
@@ -260,7 +265,7 @@ impl Planner<'_> {
 
     /// How the filesystem takes a new content of `path`, as far as it was not refused; `fits` says
     /// whether that has the old length.
-    fn takes(&self, path: &str, file: &FoundFile, fits: bool) -> Option<How> {
+    pub(super) fn takes(&self, path: &str, file: &FoundFile, fits: bool) -> Option<How> {
         let mut ways = Vec::new();
         if file.plain && fits {
             ways.push(How::Overwrite);

@@ -46,11 +46,13 @@ pub(super) enum LineEdit {
     },
 }
 
+/// One change, and why.
 #[derive(Debug)]
-struct Wish {
-    line: u32,
-    edit: LineEdit,
-    reason: String,
+pub(super) struct Wish {
+    /// From 1.
+    pub(super) line: u32,
+    pub(super) edit: LineEdit,
+    pub(super) reason: String,
 }
 
 /// Wishes by path.
@@ -66,6 +68,11 @@ impl TextChanges {
         {
             wishes.push(Wish { line, edit, reason });
         }
+    }
+
+    /// Takes out what is wished for `path`.
+    pub(super) fn take(&mut self, path: &str) -> Vec<Wish> {
+        self.0.remove(path).unwrap_or_default()
     }
 
     /// One edit for each file that really changes.
@@ -170,7 +177,7 @@ pub(super) fn change_line(
 }
 
 /// Replaces `from` wherever it is a whole word; `None` when it nowhere is.
-fn replace_words(line: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn replace_words(line: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     let edge = |byte: Option<&u8>| byte.is_none_or(|byte| DELIMITERS.contains(byte));
     let mut out = Vec::with_capacity(line.len());
     let mut at = 0;

@@ -72,8 +72,16 @@ pub enum Change {
         compression: &'static str,
         /// The compressor's setting.
         setting: String,
-        /// Bytes of it without padding.
+        /// Bytes of the file without the padding of the initramfs.
         packed: u64,
+        /// The command line beside it in a unified kernel image, where that changes too.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        command_line: Option<LineChange>,
+    },
+    /// The command line inside a unified kernel image.
+    CommandLine {
+        /// All of it as its only line.
+        line: LineChange,
     },
     /// Lines of a text file.
     Text {
@@ -256,7 +264,9 @@ impl Edit {
     /// How much it matters when it cannot be made.
     pub(super) const fn weight(&self) -> Severity {
         match self.change {
-            Change::Text { .. } | Change::Initramfs { .. } => Severity::Problem,
+            Change::Text { .. } | Change::Initramfs { .. } | Change::CommandLine { .. } => {
+                Severity::Problem
+            }
             _ => Severity::Warning,
         }
     }
@@ -391,6 +401,7 @@ impl fmt::Display for Edit {
                 files,
                 setting,
                 packed,
+                command_line,
                 ..
             } => {
                 if !modules.is_empty() {
@@ -406,12 +417,14 @@ impl fmt::Display for Edit {
                     f,
                     "    size: {before} bytes before, {packed} after, {setting}"
                 )?;
+                if let Some(line) = command_line {
+                    write!(f, "    command line inside:\n{line}")?;
+                }
             }
+            Change::CommandLine { line } => write!(f, "    command line inside:\n{line}")?,
             Change::Text { lines } => {
                 for line in lines {
-                    writeln!(f, "    line {}:", line.line)?;
-                    writeln!(f, "    - {}", line.before)?;
-                    writeln!(f, "    + {}", line.after)?;
+                    write!(f, "    line {}:\n{line}", line.line)?;
                 }
             }
             Change::Copy { from } => writeln!(f, "    copy of {from}")?,
@@ -427,6 +440,13 @@ impl fmt::Display for Edit {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for LineChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "    - {}", self.before)?;
+        writeln!(f, "    + {}", self.after)
     }
 }
 

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use super::bls::{self, BlsEntry};
 use super::{Context, Found, unified};
-use crate::model::{BootEntry, BootLoaderKind, UnifiedKernel};
+use crate::model::{BootEntry, BootLoaderKind, Place, UnifiedKernel};
 use crate::text::{Text, compare_versions};
 
 /// Where the boot entries may be: the EFI system partition, and the extended boot partition.
@@ -117,6 +117,7 @@ fn conf(
         entry.kernel = Some(image.found.path.clone());
         if entry.command_line.is_empty() {
             entry.command_line = image.found.command_line.clone().unwrap_or_default();
+            entry.place = Place::file(&image.found.path);
         }
         images.push(image.found);
     }

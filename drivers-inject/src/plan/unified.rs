@@ -1,0 +1,249 @@
+//! The command line inside a unified kernel image is changed there, as that of a boot entry is in its file.
+//!
+//! Where the image gets drivers too, both are one edit of one file. Left out on purpose, and told: signed
+//! images and those with a TPM policy, images without a command line, and images with one for each of several
+//! profiles. Options in the firmware's boot entry, which count instead, do not move with a disk.
+
+use std::sync::Arc;
+
+use rehost_block::Result;
+use rehost_inspect::model::{DeviceRole, Place, Severity, UnifiedKernel};
+use rehost_inspect::unified::Program;
+
+use super::text::{LineEdit, TextChanges, Wish, replace_words};
+use super::{Change, Digest, Edit, How, LineChange, Note, Planner};
+use crate::guest::FoundFile;
+use crate::unified::{Part, sealed, with_part};
+
+/// An image, where it is, and its content as it was read.
+struct Image<'a> {
+    found: &'a UnifiedKernel,
+    file: FoundFile,
+    before: Vec<u8>,
+}
+
+impl Planner<'_> {
+    /// `edits`, which are of initramfs images, and what `changes` has for command lines inside unified ones.
+    pub(super) fn edit_command_lines(
+        &mut self,
+        changes: &mut TextChanges,
+        mut edits: Vec<Edit>,
+    ) -> Result<Vec<Edit>> {
+        for found in &self.system.boot.unified {
+            let wishes = changes.take(&found.path);
+            let (Some(file), Some(before), false) = (
+                self.files.file(&found.path)?,
+                self.files.read(&found.path)?,
+                wishes.is_empty(),
+            ) else {
+                continue;
+            };
+            let image = Image {
+                found,
+                file,
+                before,
+            };
+            let known = edits.iter().position(|edit| edit.path == found.path);
+            let edit =
+                self.with_command_line(&image, known.and_then(|at| edits.get(at)), &wishes)?;
+            match (edit, known.and_then(|at| edits.get_mut(at))) {
+                (Some(edit), Some(known)) => *known = edit,
+                (Some(edit), None) => edits.push(edit),
+                (None, _) => {}
+            }
+        }
+        Ok(edits)
+    }
+
+    /// The edit of `image` that fulfils `wishes`, and does what `known` does.
+    fn with_command_line(
+        &mut self,
+        image: &Image<'_>,
+        known: Option<&Edit>,
+        wishes: &[Wish],
+    ) -> Result<Option<Edit>> {
+        let path = &image.found.path;
+        let place = Place::file(format!("{path}:{}", Part::CommandLine.section()));
+        let base = known.map_or(&image.before[..], |edit| &edit.content[..]);
+        let read = Program::parse(base).and_then(|program| {
+            let old = program.read(base, Part::CommandLine.section())?;
+            Ok((sealed(&program), old.unwrap_or_default()))
+        });
+        let (why, old) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.note_stays(place, &error.to_string());
+                return Ok(None);
+            }
+        };
+        let Some((new, line)) = changed(&old, wishes) else {
+            self.note_stays(place, "what is to be changed is not written as expected");
+            return Ok(None);
+        };
+        if let Some(why) = why {
+            self.note_sealed_line(image.found, place, why);
+            return Ok(None);
+        }
+        if self.is_verified(&image.file.at)? {
+            let what = "the command line inside this unified image is on a filesystem that dm-verity \
+                        checks, and stays as it is";
+            let fix = "make these changes where the image is built";
+            let (id, what) = ("verified-file-stays", what.to_owned());
+            self.notes.push(Note::stopping(id, what, vec![place], fix));
+            return Ok(None);
+        }
+        let after = match with_part(base, Part::CommandLine, &new) {
+            Ok(after) => after,
+            // Whatever is wrong with it is wrong with this one image.
+            Err(error) => {
+                self.note_stays(place, &error.to_string());
+                return Ok(None);
+            }
+        };
+        let fits = after.len() == image.before.len();
+        let Some(how) = self.takes(path, &image.file, fits) else {
+            let refusal = self.refusal(path, How::Allocate);
+            let why = refusal.map_or_else(String::new, |refusal| refusal.why.clone());
+            self.note_stays(place, &format!("its filesystem does not take it ({why})"));
+            return Ok(None);
+        };
+        let mut reasons: Vec<&str> = Vec::new();
+        let own = wishes.iter().map(|wish| wish.reason.as_str());
+        for reason in known
+            .map(|edit| edit.reason.as_str())
+            .into_iter()
+            .chain(own)
+        {
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+        let reason = reasons.join("; ");
+        let edit = match known.cloned() {
+            Some(mut edit) => {
+                edit.evidence.push(place);
+                if let Change::Initramfs { command_line, .. } = &mut edit.change {
+                    *command_line = Some(line);
+                }
+                edit.after = Some(Digest::of(&after));
+                edit.content = Arc::new(after);
+                edit.reason = reason;
+                edit
+            }
+            None => Edit::of_file(
+                path,
+                image.file.clone(),
+                (&image.before, after),
+                Change::CommandLine { line },
+                (reason, vec![place]),
+            ),
+        };
+        Ok(Some(Edit { how, ..edit }))
+    }
+
+    fn note_stays(&mut self, place: Place, why: &str) {
+        let what = format!("the command line inside the unified kernel image stays: {why}");
+        self.notes.push(Note {
+            fix: Some("build the image again in the guest, with the names of the plan".to_owned()),
+            ..Note::new(Severity::Warning, "command-line-stays", what, vec![place])
+        });
+    }
+
+    /// A command line that must stay as it is, and would not.
+    fn note_sealed_line(&mut self, image: &UnifiedKernel, place: Place, why: &str) {
+        let mut names = self.system.device_names.iter();
+        let of_root = names.any(|name| {
+            name.role == DeviceRole::BootRoot && name.inside.as_ref() == Some(&image.path)
+        });
+        let (severity, what) = if of_root {
+            let what = "names its root device by the old machine's bus";
+            (Severity::Problem, what)
+        } else {
+            (
+                Severity::Warning,
+                "is not what it should be on the new machine",
+            )
+        };
+        let id = if image.signature.is_some() {
+            "unified-kernel-signed"
+        } else {
+            "unified-kernel-measured"
+        };
+        let what = format!("the command line inside this unified image {what}, and stays: {why}");
+        self.notes.push(Note {
+            fix: Some(
+                "build it again in the guest, as it is to be and signed as before".to_owned(),
+            ),
+            ..Note::new(severity, id, what, vec![place])
+        });
+    }
+}
+
+/// `section` with `wishes` fulfilled, and what that does to its text; `None` when it does not hold what is to
+/// be replaced, or nothing changes. Zeros that end it stay behind it.
+fn changed(section: &[u8], wishes: &[Wish]) -> Option<(Vec<u8>, LineChange)> {
+    let end = section.iter().position(|byte| *byte == 0);
+    let (text, zeros) = section.split_at_checked(end.unwrap_or(section.len()))?;
+    let (line, blank) = text.split_at_checked(text.trim_ascii_end().len())?;
+    let mut new = line.to_vec();
+    for wish in wishes {
+        match &wish.edit {
+            LineEdit::Replace { from, to } => {
+                new = replace_words(&new, from.as_bytes(), to.as_bytes())?;
+            }
+            // Quotes in a command line are those of a single word.
+            LineEdit::Append { words } => {
+                new.push(b' ');
+                new.extend_from_slice(words.as_bytes());
+            }
+            LineEdit::Insert { .. } | LineEdit::Comment | LineEdit::NewLine { .. } => return None,
+        }
+    }
+    let shown = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+    let change = LineChange {
+        line: 1,
+        before: shown(line),
+        after: shown(&new),
+    };
+    (new != line).then(|| ([&new, blank, zeros].concat(), change))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(edit: LineEdit) -> Wish {
+        Wish {
+            line: 1,
+            edit,
+            reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_ends_the_section_stays_behind_the_words() {
+        let name = wish(LineEdit::Replace {
+            from: "/dev/sda2".into(),
+            to: "UUID=u".into(),
+        });
+        let console = wish(LineEdit::Append {
+            words: "console=ttyS0".into(),
+        });
+        let both = [name, console];
+        for (before, after) in [
+            (
+                &b"root=/dev/sda2 ro\n\0\0"[..],
+                &b"root=UUID=u ro console=ttyS0\n\0\0"[..],
+            ),
+            (b"root=/dev/sda2\0x", b"root=UUID=u console=ttyS0\0x"),
+            (
+                b"ro\nroot=/dev/sda2 dyndbg=\"file a +p\"",
+                b"ro\nroot=UUID=u dyndbg=\"file a +p\" console=ttyS0",
+            ),
+        ] {
+            let (new, line) = changed(before, &both).unwrap();
+            assert_eq!(new, after, "{line:?}");
+        }
+        assert!(changed(b"root=/dev/sda20\0/dev/sda2", &both).is_none());
+    }
+}
