@@ -93,6 +93,23 @@ fn root_of(disk: &[u8]) -> Vec<u8> {
     parts.concat()
 }
 
+/// Converts `source` without what nobody uses: its image and the new one, and what was said of them.
+fn skipped(scratch: &std::path::Path, source: &[u8]) -> ([String; 2], serde_json::Value) {
+    let image = write(scratch, "source", source);
+    let target = scratch.join("target.raw").to_str().unwrap().to_owned();
+    let said = run([
+        "convert",
+        "--json",
+        "--skip-unused",
+        "--zero-swap",
+        &image,
+        &target,
+    ])
+    .exits(0)
+    .json();
+    ([image, target], said)
+}
+
 #[test]
 fn what_a_filesystem_and_swap_in_a_group_do_not_use_is_left_out() {
     if !["mke2fs", "e2fsck", "mkswap", "blkid"]
@@ -104,19 +121,7 @@ fn what_a_filesystem_and_swap_in_a_group_do_not_use_is_left_out() {
     let scratch = tempfile::tempdir().unwrap();
     let scratch = scratch.path();
     let (source, filesystem) = disk(scratch, "");
-    let image = write(scratch, "source", &source);
-    let target = scratch.join("target.raw");
-    let target = target.to_str().unwrap();
-    let said = run([
-        "convert",
-        "--json",
-        "--skip-unused",
-        "--zero-swap",
-        &image,
-        target,
-    ])
-    .exits(0)
-    .json();
+    let ([image, target], said) = skipped(scratch, &source);
     let left = |name: &str| {
         let all = said["unused"].as_array().unwrap();
         let found = all.iter().find(|left| left["volume"] == name);
@@ -127,7 +132,7 @@ fn what_a_filesystem_and_swap_in_a_group_do_not_use_is_left_out() {
     assert!(left("vg/root") > 12 * MIB, "{said}");
     assert_eq!(left("vg/swap"), SWAP.1 as usize * EXTENT - 4096);
 
-    let written = fs::read(target).unwrap();
+    let written = fs::read(&target).unwrap();
     assert_eq!(written.len(), source.len());
     // Everything that is not in the two volumes is as it was: other partitions, the group's own metadata,
     // extents of no volume.
@@ -154,7 +159,7 @@ fn what_a_filesystem_and_swap_in_a_group_do_not_use_is_left_out() {
     let swap = write(scratch, "swap.written", swap);
     assert!(judge(Command::new("blkid").args(["-p", &swap])).contains("pages"));
     for path in ["/keep", "/dir/other"] {
-        let [a, b] = [&*image, target].map(|disk| {
+        let [a, b] = [&image, &target].map(|disk| {
             run(["cat", disk, path, "--volume", "vg/root"])
                 .exits(0)
                 .stdout
@@ -163,7 +168,7 @@ fn what_a_filesystem_and_swap_in_a_group_do_not_use_is_left_out() {
     }
     // The room was not taken, either.
     let (took, had) = (
-        fs::metadata(target).unwrap().blocks(),
+        fs::metadata(&target).unwrap().blocks(),
         source.len() as u64 / 512,
     );
     assert!(took * 512 + (14 << 20) < had * 512, "{took} of {had}");
@@ -204,19 +209,7 @@ fn in_a_group_with_a_snapshot_nothing_is_left_out() {
         ],
     );
     let (source, _) = disk(scratch, &[cow, snapshot].concat());
-    let image = write(scratch, "source", &source);
-    let target = scratch.join("target.raw");
-    let target = target.to_str().unwrap();
-    let said = run([
-        "convert",
-        "--json",
-        "--skip-unused",
-        "--zero-swap",
-        &image,
-        target,
-    ])
-    .exits(0)
-    .json();
+    let ([_, target], said) = skipped(scratch, &source);
     let all = said["unused"].as_array().unwrap();
     assert!(!all.is_empty(), "{said}");
     for left in all {
@@ -224,8 +217,8 @@ fn in_a_group_with_a_snapshot_nothing_is_left_out() {
         let why = left["kept_because"].as_str().unwrap();
         assert!(why.contains("snapshot"), "{why}");
     }
-    assert!(fs::read(target).unwrap() == source);
-    let file = fs::File::open(target).unwrap();
+    assert!(fs::read(&target).unwrap() == source);
+    let file = fs::File::open(&target).unwrap();
     let mut first = [0; 512];
     file.read_exact_at(&mut first, 0).unwrap();
     assert!(first[510..] == [0x55, 0xaa]);
