@@ -1,5 +1,7 @@
 //! Looking at files inside an image: through the guest's own mounts, or on one filesystem of it.
 
+mod content;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,9 +13,6 @@ use rehost_fs::{Attributes, FileKind, FileSystem, Inode};
 use rehost_image::Secret;
 use rehost_inspect::model::{Content, FilesystemRef, VolumeFound};
 use rehost_inspect::{GuestTree, OpenedFilesystem, Options, Volumes};
-
-/// Bytes read at a time: what stays in a processor's own cache until it is written.
-const PIECE: usize = 128 << 10;
 
 /// Where paths are looked up.
 #[derive(Debug)]
@@ -290,27 +289,4 @@ fn entry(name: Vec<u8>, found: Found) -> Result<Entry> {
         link,
         found,
     })
-}
-
-impl Found {
-    /// Gives the content of a regular file in order, a piece at a time.
-    ///
-    /// # Errors
-    /// As [`FileSystem::read_at`], and whatever `take` gives.
-    pub fn read_in_pieces<E: From<Error>>(
-        &self,
-        mut take: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut piece = vec![0; PIECE];
-        let mut at = 0u64;
-        // Ends because the filesystem gives no bytes at the end of the file.
-        loop {
-            let len = self.fs.read_at(self.inode, &mut piece, at)?;
-            if len == 0 {
-                return Ok(());
-            }
-            take(&piece[..len])?;
-            at += len as u64;
-        }
-    }
 }

@@ -25,7 +25,6 @@ mod salvage;
 mod same;
 mod share;
 mod stretch;
-mod turn;
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::AddAssign;
@@ -44,7 +43,8 @@ pub use share::Sharing;
 
 use crate::checksum::{LEAF, Leaves};
 use crate::resume::Journal;
-use job::{Job, in_parallel};
+use crate::turn::in_parallel;
+use job::Job;
 use share::Sharer;
 
 /// Guest bytes per chunk: small enough for the processor's cache, large enough that a system call

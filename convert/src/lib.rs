@@ -22,6 +22,7 @@ pub mod resume;
 pub mod secrets;
 pub mod source;
 pub mod target;
+mod turn;
 pub mod unfinished;
 pub mod unused;
 pub mod verbs;

@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::CHUNK;
 use super::fill::Scratch;
-use super::job::in_parallel;
 use super::plan::{Chunk, Part};
 use super::same::{SameStorage, locate};
+use crate::turn::in_parallel;
 
 /// The answer of [`compare()`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -1,6 +1,5 @@
 //! `Job`: what the workers of one copy share, and what each of them does.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -11,23 +10,8 @@ use super::fill::Scratch;
 use super::plan::{Chunk, Part, Planner, Scope, Step, after};
 use super::share::{Filled, Sharer, as_chunk};
 use super::stretch::{self, Kind, Stretch};
-use super::turn::Turnstile;
 use super::{CHUNK, Copied, CopyOptions};
-
-/// Runs `work` once on each of `threads` threads and gives all results.
-pub(super) fn in_parallel<R: Send>(
-    threads: NonZeroUsize,
-    work: impl Fn() -> R + Sync,
-) -> Result<Vec<R>> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads.get())
-        .thread_name(|nth| format!("copy-{nth}"))
-        .build()
-        .map_err(|error| {
-            Error::new(rehost_block::Kind::Io, "cannot start threads").because(error)
-        })?;
-    Ok(pool.broadcast(|_| work()))
-}
+use crate::turn::Turnstile;
 
 /// What the workers share.
 pub(super) struct Job<'a> {

@@ -1,18 +1,35 @@
-//! `Turnstile`: lets workers through one at a time, in the order of their chunks.
+//! Workers on several threads, and `Turnstile`, which lets them through one at a time, in the order of their
+//! chunks.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use rehost_block::{Error, Kind, Result};
+
+/// Runs `work` once on each of `threads` threads and gives all results.
+pub(crate) fn in_parallel<R: Send>(
+    threads: NonZeroUsize,
+    work: impl Fn() -> R + Sync,
+) -> Result<Vec<R>> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.get())
+        .thread_name(|nth| format!("copy-{nth}"))
+        .build()
+        .map_err(|error| Error::new(Kind::Io, "cannot start threads").because(error))?;
+    Ok(pool.broadcast(|_| work()))
+}
+
 /// Whose turn it is, and whether everybody is to stop.
 #[derive(Debug, Default)]
-pub(super) struct Turnstile {
+pub(crate) struct Turnstile {
     next: Mutex<u64>,
     moved: Condvar,
     stopped: AtomicBool,
 }
 
 /// The right to write. The next chunk's worker gets it when this is dropped.
-pub(super) struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     turnstile: &'a Turnstile,
     next: MutexGuard<'a, u64>,
 }
@@ -25,7 +42,7 @@ impl Drop for Turn<'_> {
 }
 
 /// Stops everybody when its thread panics.
-pub(super) struct StopOnPanic<'a>(&'a Turnstile);
+pub(crate) struct StopOnPanic<'a>(&'a Turnstile);
 
 impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
@@ -39,7 +56,7 @@ impl Turnstile {
     /// Waits until all chunks before `number` are through; nothing when everybody is to stop.
     ///
     /// Ends because chunks are handed out in order: the worker with the lowest number never waits.
-    pub(super) fn wait_for(&self, number: u64) -> Option<Turn<'_>> {
+    pub(crate) fn wait_for(&self, number: u64) -> Option<Turn<'_>> {
         let next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self
             .moved
@@ -52,18 +69,18 @@ impl Turnstile {
     }
 
     /// Makes everybody stop.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // Under the lock, so that no waiter looks at the flag before and sleeps after this.
         let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         self.stopped.store(true, Ordering::SeqCst);
         self.moved.notify_all();
     }
 
-    pub(super) fn stopped(&self) -> bool {
+    pub(crate) fn stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    pub(super) const fn stop_on_panic(&self) -> StopOnPanic<'_> {
+    pub(crate) const fn stop_on_panic(&self) -> StopOnPanic<'_> {
         StopOnPanic(self)
     }
 }
