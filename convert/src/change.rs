@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rehost_block::{Disk, DiskMut, Error, File, Overlay, Result};
 use rehost_fs::path::LastLink;
-use rehost_fs::{BtrfsMut, FileKind, FileSystem, FileSystemMut, Inode, Subvol};
+use rehost_fs::{BtrfsMut, Content, FileKind, FileSystem, FileSystemMut, Inode, Subvol};
 use rehost_inspect::model::FilesystemRef;
 use rehost_volume::stack::Stack;
 
@@ -37,7 +37,7 @@ pub struct Changes {
 #[derive(Debug, Clone, Copy)]
 pub enum New<'a> {
     /// A file, and the mode it gets if it is new.
-    File(&'a [u8], u16),
+    File(&'a dyn Content, u16),
     /// A directory, and the mode it gets if it is new.
     Directory(u16),
     /// A symbolic link.

@@ -64,8 +64,8 @@ pub(super) fn write(fs: &dyn FileSystemMut, target: &Target<'_>) -> Result<()> {
     let vanished = || Error::internal("file vanished while editing");
     let inode = target.find(fs)?.ok_or_else(vanished)?;
     match edit.how {
-        How::Overwrite => fs.overwrite(inode, content),
-        How::Allocate | How::Create => fs.replace(inode, content),
+        How::Overwrite => fs.overwrite(inode, &content),
+        How::Allocate | How::Create => fs.replace(inode, &content),
         How::Remove => {
             let slash = target.path.iter().rposition(|byte| *byte == b'/');
             let (parent, name) = target.path.split_at(slash.map_or(0, |at| at + 1));
@@ -92,8 +92,8 @@ fn create(fs: &dyn FileSystemMut, target: &Target<'_>) -> Result<()> {
         let made = if names.peek().is_none() {
             match &edit.change {
                 Change::Link { .. } => fs.create_link(here, name, &edit.content, owner)?,
-                Change::Create { mode } => fs.create(here, name, *mode, owner, &edit.content)?,
-                _ => fs.create(here, name, 0o644, owner, &edit.content)?,
+                Change::Create { mode } => fs.create(here, name, *mode, owner, &*edit.content)?,
+                _ => fs.create(here, name, 0o644, owner, &*edit.content)?,
             }
         } else if let Some(found) = fs.lookup(here, name)? {
             if fs.attributes(found)?.kind != FileKind::Directory {

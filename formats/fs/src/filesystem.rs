@@ -6,6 +6,8 @@ use std::ops::Range;
 use rehost_block::Result;
 use serde::Serialize;
 
+use crate::Content;
+
 /// A file's number in its filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Inode(pub u64);
@@ -149,18 +151,18 @@ pub trait FileSystem: Send + Sync + fmt::Debug {
 /// nothing and says why. Times of changed files are set by the implementation.
 pub trait FileSystemMut: FileSystem {
     /// Overwrites the whole content of a regular file inside the blocks it has, without changing
-    /// any metadata. `content.len()` must equal the file's size.
+    /// any metadata. `content.size()` must equal the file's size.
     ///
     /// # Errors
     /// Unsupported, before anything is written, when a part is a hole, unwritten, inline, shared
     /// or encrypted; Usage when the length differs.
-    fn overwrite(&self, inode: Inode, content: &[u8]) -> Result<()>;
+    fn overwrite(&self, inode: Inode, content: &dyn Content) -> Result<()>;
 
     /// Replaces the whole content of a regular file, keeping inode, owner, mode, labels and names.
     ///
     /// # Errors
     /// Io when the filesystem is full; Unsupported by name where the filesystem cannot.
-    fn replace(&self, inode: Inode, content: &[u8]) -> Result<()>;
+    fn replace(&self, inode: Inode, content: &dyn Content) -> Result<()>;
 
     /// Creates a regular file; fails when the name exists.
     ///
@@ -172,7 +174,7 @@ pub trait FileSystemMut: FileSystem {
         name: &[u8],
         mode: u16,
         owner: (u32, u32),
-        content: &[u8],
+        content: &dyn Content,
     ) -> Result<Inode>;
 
     /// Creates an empty directory.

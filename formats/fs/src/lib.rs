@@ -14,6 +14,7 @@
 )]
 
 mod btrfs;
+mod content;
 mod detect;
 mod ext4;
 mod fat;
@@ -28,6 +29,7 @@ mod unused;
 mod xfs;
 
 pub use btrfs::{Btrfs, BtrfsMut, Member, Subvol, Subvolume};
+pub use content::Content;
 pub use detect::{Kind, detect, open, open_mut};
 pub use ext4::{Ext4, Ext4Mut};
 pub use fat::{Fat, FatMut};

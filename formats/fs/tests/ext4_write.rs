@@ -473,7 +473,7 @@ fn fragmented_free_space_gives_deep_extent_trees() {
         let out = image.folder.path().join("out");
         debugfs(&path, &format!("dump scattered {}", out.display()));
         assert!(std::fs::read(&out).unwrap() == content);
-        fs.replace(inode, &content[..700_000]).unwrap();
+        fs.replace(inode, &&content[..700_000]).unwrap();
         fs.remove(root, b"filler").unwrap();
         fs.replace(inode, &content).unwrap();
         assert_clean(&image.save(&*view, "again.raw"), what);

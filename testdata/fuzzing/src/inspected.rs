@@ -115,7 +115,7 @@ fn make(fs: &Ext4Mut, path: &[u8], content: &[u8]) -> rehost_block::Result<()> {
     }
     match content.strip_prefix(b"-> ") {
         Some(target) => fs.create_link(folder, last, target.trim_ascii_end(), (0, 0))?,
-        None => fs.create(folder, last, 0o644, (0, 0), content)?,
+        None => fs.create(folder, last, 0o644, (0, 0), &content)?,
     };
     Ok(())
 }

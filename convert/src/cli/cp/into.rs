@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Result;
-use rehost_block::{Error, File, Storage};
+use rehost_block::{Error, File};
 use serde::Serialize;
 
 use super::Copied;
@@ -16,11 +16,7 @@ use crate::cli::convert::explained;
 use crate::cli::put::{decided, put};
 use crate::cli::walk::DEEPEST;
 use crate::cli::{Answer, output};
-use crate::voice::bytes;
 use crate::write::Outcome;
-
-/// Largest file that is copied into an image. Ours: it is held in memory.
-const MOST: u64 = 1 << 30;
 
 /// The result as JSON.
 #[derive(Serialize)]
@@ -103,27 +99,10 @@ fn tree(
         changes.put(target, New::Link(link.as_os_str().as_bytes()))?;
         copied.links += 1;
     } else if meta.is_file() {
-        changes.put(target, New::File(&content(source)?, mode))?;
+        changes.put(target, New::File(&File::open(source)?, mode))?;
         copied.files += 1;
     } else {
         copied.skipped.push(source.to_owned());
     }
     Ok(())
-}
-
-/// A file of this host, as a whole: the filesystem's writer takes it so.
-fn content(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path)?;
-    if file.size() > MOST {
-        return Err(Error::unsupported(format!(
-            "a file of {} cannot be copied in",
-            bytes(file.size())
-        ))
-        .in_file(path)
-        .hint(format!("files of up to {} can", bytes(MOST)))
-        .into());
-    }
-    let mut content = vec![0; usize::try_from(file.size())?];
-    file.read_at(&mut content, 0)?;
-    Ok(content)
 }

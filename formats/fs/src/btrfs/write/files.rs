@@ -21,7 +21,8 @@ use super::items::{self, Left};
 use super::rebuild::rebuild;
 use super::transaction::{Devices, Transaction, write};
 use crate::FileKind;
-use crate::number::{length, wide};
+use crate::content::{self, Content, PIECE};
+use crate::number::wide;
 
 /// The longest content kept in an item: the kernel's `max_inline` where nobody sets it.
 const MOST_INLINE: usize = 2048;
@@ -36,7 +37,7 @@ const NODATACOW: u64 = 2;
 /// What is made.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Made<'c> {
-    File(&'c [u8]),
+    File(&'c dyn Content),
     Directory,
     Symlink(&'c [u8]),
 }
@@ -62,11 +63,11 @@ impl Sums {
 
 impl Transaction<'_> {
     /// Replaces all of a file's content.
-    pub(super) fn replace(&mut self, node: &Node, content: &[u8]) -> Result<()> {
+    pub(super) fn replace(&mut self, node: &Node, content: &dyn Content) -> Result<()> {
         self.drop_content(node.number)?;
         let held = self.put_content(node.number, content, Sums::of(node))?;
         self.stamp(node.number, |raw| {
-            put64(raw, 16, wide(content.len()))?;
+            put64(raw, 16, content.size())?;
             put64(raw, 24, held)?;
             touch_content(raw)
         })
@@ -108,7 +109,7 @@ impl Transaction<'_> {
                     Sums::None
                 };
                 let held = self.put_content(number, content, sums)?;
-                (held, wide(content.len()))
+                (held, content.size())
             }
             Made::Directory => (0, 0),
             Made::Symlink(target) => {
@@ -247,31 +248,28 @@ impl Transaction<'_> {
     }
 
     /// Gives a file without content its content; how many bytes that takes by the inode's count.
-    fn put_content(&mut self, number: u64, content: &[u8], sums: Sums) -> Result<u64> {
-        if content.is_empty() {
+    fn put_content(&mut self, number: u64, content: &dyn Content, sums: Sums) -> Result<u64> {
+        let size = content.size();
+        if size == 0 {
             return Ok(0);
         }
-        if content.len() <= self.most_inline(MOST_INLINE) {
-            self.put_inline(number, content)?;
-            return Ok(wide(content.len()));
+        if size <= wide(self.most_inline(MOST_INLINE)) {
+            self.put_inline(number, &content::whole(content)?)?;
+            return Ok(size);
         }
         let sector = u64::from(self.volume.nodes.sb.sector);
-        let whole = round_up(wide(content.len()), sector);
+        let whole = round_up(size, sector);
         let mut start = 0u64;
         for place in self.space.data(whole)? {
             let len = place.end.saturating_sub(place.start);
             let item = items::data(self.subvolume, number, start, self.generation)?;
             self.extents
                 .set(Key::new(place.start, items::EXTENT_ITEM, len), item)?;
-            let from = length(start)?;
-            let to = length(start.saturating_add(len))?.min(content.len());
-            let part = content.get(from..to).unwrap_or_default();
+            let part = start..start.saturating_add(len).min(size);
             if sums == Sums::Verified {
-                let mut padded = part.to_vec();
-                padded.resize(length(len)?, 0);
-                items::add_sums(self.volume, &mut self.sums, place.start, &padded)?;
+                items::add_sums(self.volume, &mut self.sums, place.start, content, &part)?;
             }
-            self.writes.push((place.start, from..to));
+            self.writes.push((place.start, part));
             let mut raw = self.extent_head(len, 1)?;
             raw.resize(extent::SIZE, 0);
             put64(&mut raw, 21, place.start)?;
@@ -378,7 +376,7 @@ pub(super) fn overwrite_in_place(
     volume: &Volume,
     devices: &Devices,
     node: &Node,
-    content: &[u8],
+    content: &dyn Content,
 ) -> Result<()> {
     let mut writes = Vec::new();
     let mut same = Changes::new();
@@ -398,8 +396,7 @@ pub(super) fn overwrite_in_place(
         }
         check_alone(volume, node, &extent, disk)?;
         let end = extent.end().min(node.size);
-        let part = length(at)?..length(end)?;
-        writes.push((disk.logical.saturating_add(disk.skip), part));
+        writes.push((disk.logical.saturating_add(disk.skip), at..end));
         at = extent.end();
     }
     if at < node.size {
@@ -413,12 +410,9 @@ pub(super) fn overwrite_in_place(
         items::check_own_block(&volume.tree(accounts.extents), block, root.id)?;
     }
     for (logical, part) in writes {
-        write(
-            volume,
-            devices,
-            logical,
-            content.get(part).unwrap_or_default(),
-        )?;
+        content::in_pieces(content, &part, PIECE, |at, bytes| {
+            write(volume, devices, logical.saturating_add(at), bytes)
+        })?;
     }
     Ok(())
 }

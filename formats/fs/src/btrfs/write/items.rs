@@ -12,6 +12,7 @@ use super::super::key::{Key, kind, tree};
 use super::super::names::Edited;
 use super::super::superblock::HINT;
 use super::super::tree::Tree;
+use crate::content::{self, Content};
 use crate::number::{div, index, length, wide};
 
 pub(super) const EXTENT_ITEM: u8 = 168;
@@ -154,25 +155,38 @@ pub(super) enum Left {
     Others,
 }
 
-/// Adds the checksums of `content`, which is whole sectors, at logical address `logical`.
+/// Adds the checksums of a part of `content` at logical address `logical`; its last sector is filled up
+/// with zeroes.
 pub(super) fn add_sums(
     volume: &Volume,
     sums: &mut Edited<'_>,
     logical: u64,
-    content: &[u8],
+    content: &dyn Content,
+    part: &Range<u64>,
 ) -> Result<()> {
     let sector = index(volume.nodes.sb.sector);
     let checksum = volume.nodes.sb.checksum;
-    let mut at = logical;
-    for part in content.chunks(sector.saturating_mul(MOST_SUMS)) {
+    let most = wide(sector.saturating_mul(MOST_SUMS));
+    content::in_pieces(content, part, most, |at, bytes| {
         let mut made = Vec::new();
-        for bytes in part.chunks(sector) {
+        for bytes in bytes.chunks(sector) {
+            let mut padded = Vec::new();
+            let bytes = if bytes.len() < sector {
+                padded.extend_from_slice(bytes);
+                padded.resize(sector, 0);
+                &padded
+            } else {
+                bytes
+            };
             made.extend_from_slice(checksum.of(bytes).get(..checksum.len()).unwrap_or_default());
         }
-        sums.set(Key::new(tree::CSUM_OBJECT, kind::EXTENT_CSUM, at), made)?;
-        at = at.saturating_add(wide(part.len()));
-    }
-    Ok(())
+        let key = Key::new(
+            tree::CSUM_OBJECT,
+            kind::EXTENT_CSUM,
+            logical.saturating_add(at),
+        );
+        sums.set(key, made)
+    })
 }
 
 /// Takes the checksums of a range away.

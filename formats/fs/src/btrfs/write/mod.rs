@@ -32,6 +32,7 @@ use super::inode::{Node, flags};
 use super::key::{Key, tree};
 use super::superblock::{COPIES, Superblock, TreeRoot, flags as super_flags, incompat};
 use super::{Btrfs, Subvol, Volume};
+use crate::content::{Content, NOTHING};
 use crate::{FileKind, FileSystem, FileSystemMut, Identity, Inode};
 
 const EXTENT_TREE: u64 = 2;
@@ -121,7 +122,7 @@ impl BtrfsMut {
     fn change<T>(
         &self,
         inode: Inode,
-        content: &[u8],
+        content: &dyn Content,
         act: impl FnOnce(&mut Transaction<'_>, &Node) -> Result<T>,
     ) -> Result<T> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +153,13 @@ impl BtrfsMut {
         }
     }
 
-    fn birth(&self, dir: Inode, name: &[u8], content: &[u8], birth: &Birth<'_>) -> Result<Inode> {
+    fn birth(
+        &self,
+        dir: Inode,
+        name: &[u8],
+        content: &dyn Content,
+        birth: &Birth<'_>,
+    ) -> Result<Inode> {
         let number = self.change(dir, content, |change, node| {
             change.create(node, name, birth)
         })?;
@@ -282,13 +289,13 @@ impl FileSystem for BtrfsMut {
 
 impl FileSystemMut for BtrfsMut {
     /// Content with checksums moves to other blocks, see above.
-    fn overwrite(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn overwrite(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         let state = self.read();
         let node = state.fs.file(inode)?;
-        if crate::number::wide(content.len()) != node.size {
+        if content.size() != node.size {
             return Err(Error::usage(format!(
                 "{} bytes cannot overwrite the {} of inode {}",
-                content.len(),
+                content.size(),
                 node.size,
                 node.number
             )));
@@ -302,7 +309,7 @@ impl FileSystemMut for BtrfsMut {
         files::overwrite_in_place(&state.fs.volume, &self.devices, &node, content)
     }
 
-    fn replace(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn replace(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         self.change(inode, content, |change, node| {
             node.expect(FileKind::Regular, "a regular file")?;
             change.replace(node, content)
@@ -315,7 +322,7 @@ impl FileSystemMut for BtrfsMut {
         name: &[u8],
         mode: u16,
         owner: (u32, u32),
-        content: &[u8],
+        content: &dyn Content,
     ) -> Result<Inode> {
         let birth = Birth {
             made: Made::File(content),
@@ -331,7 +338,7 @@ impl FileSystemMut for BtrfsMut {
             mode,
             owner,
         };
-        self.birth(dir, name, &[], &birth)
+        self.birth(dir, name, NOTHING, &birth)
     }
 
     fn create_link(
@@ -346,15 +353,15 @@ impl FileSystemMut for BtrfsMut {
             mode: 0o777,
             owner,
         };
-        self.birth(dir, name, &[], &birth)
+        self.birth(dir, name, NOTHING, &birth)
     }
 
     fn remove(&self, dir: Inode, name: &[u8]) -> Result<()> {
-        self.change(dir, &[], |change, node| change.remove(node, name))
+        self.change(dir, NOTHING, |change, node| change.remove(node, name))
     }
 
     fn set_xattr(&self, inode: Inode, name: &[u8], value: &[u8]) -> Result<()> {
-        self.change(inode, &[], |change, node| {
+        self.change(inode, NOTHING, |change, node| {
             change.set_attribute(node, name, value)
         })
     }

@@ -22,6 +22,7 @@ use super::super::superblock::{COPIES, SIZE, TreeRoot};
 use super::rebuild::{Built, rebuild};
 use super::space::{self, Delta, Space};
 use super::{Accounts, items};
+use crate::content::{self, Content, PIECE};
 use crate::number::{div, length, rem, wide};
 
 /// Rounds until the accounts agree with the blocks, at most. Ours: two or three are usual.
@@ -31,7 +32,7 @@ const MOST_ROUNDS: usize = 24;
 const ROOT_TREE: u64 = 1;
 
 /// Data to be written: where it goes, and which part of the content.
-pub(super) type Writes = Vec<(u64, Range<usize>)>;
+pub(super) type Writes = Vec<(u64, Range<u64>)>;
 
 /// A change in the making.
 #[derive(Debug)]
@@ -245,10 +246,17 @@ pub(super) type Devices = BTreeMap<u64, Arc<dyn DiskMut>>;
 
 impl Plan {
     /// Writes the new blocks and `content`, then the superblocks.
-    pub(super) fn commit(&self, volume: &Volume, devices: &Devices, content: &[u8]) -> Result<()> {
+    pub(super) fn commit(
+        &self,
+        volume: &Volume,
+        devices: &Devices,
+        content: &dyn Content,
+    ) -> Result<()> {
         for (logical, part) in &self.writes {
-            let bytes = content.get(part.clone()).unwrap_or_default();
-            write_data(volume, devices, *logical, bytes)?;
+            // Pieces are whole sectors, so that only the last one is filled up.
+            content::in_pieces(content, part, PIECE, |at, bytes| {
+                write_data(volume, devices, logical.saturating_add(at), bytes)
+            })?;
         }
         for node in self.trees.values().flat_map(|built| &built.nodes) {
             write(volume, devices, node.logical, &node.raw)?;

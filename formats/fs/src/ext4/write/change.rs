@@ -17,15 +17,16 @@ use super::super::features::incompat;
 use super::super::inode::{self, Node};
 use super::super::superblock::AT;
 use super::stamp::{put, put16, put32};
+use crate::content::{self, Content};
 use crate::number::{halves, halves16, index, join, length, wide};
 
 /// A change in the making.
 pub(super) struct Change<'a> {
     pub(super) fs: &'a mut Ext4,
     /// The new content of a file, if any.
-    content: &'a [u8],
+    content: &'a dyn Content,
     /// Which part of it goes where on the disk.
-    writes: Vec<(u64, Range<usize>)>,
+    writes: Vec<(u64, Range<u64>)>,
     /// Descriptors and superblock as they were.
     old_groups: BTreeMap<u32, Vec<u8>>,
     old_superblock: Vec<u8>,
@@ -34,7 +35,7 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn begin(fs: &'a mut Ext4, content: &'a [u8]) -> Self {
+    pub(super) fn begin(fs: &'a mut Ext4, content: &'a dyn Content) -> Self {
         let old_superblock = fs.sb.raw.clone();
         Self {
             fs,
@@ -48,7 +49,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    pub(super) const fn content(&self) -> &'a [u8] {
+    pub(super) const fn content(&self) -> &'a dyn Content {
         self.content
     }
 
@@ -62,7 +63,7 @@ impl<'a> Change<'a> {
     }
 
     /// Plans to write a part of the content at byte `offset` of the disk.
-    pub(super) fn plan_write(&mut self, offset: u64, part: Range<usize>) {
+    pub(super) fn plan_write(&mut self, offset: u64, part: Range<u64>) {
         self.writes.push((offset, part));
     }
 
@@ -192,7 +193,7 @@ impl<'a> Change<'a> {
     }
 
     /// What was planned to be written of the content, and nothing else.
-    pub(super) fn into_writes(self) -> Vec<(u64, Range<usize>)> {
+    pub(super) fn into_writes(self) -> Vec<(u64, Range<u64>)> {
         self.writes
     }
 
@@ -214,11 +215,10 @@ impl<'a> Change<'a> {
         self.place_groups()?;
         let size = self.block_size();
         for (offset, part) in &self.writes {
-            let bytes = self.content.get(part.clone()).unwrap_or_default();
-            disk.write_at(bytes, *offset)?;
-            self.fs.blocks.forget(*offset, wide(bytes.len()));
+            let len = content::put(self.content, part, disk, *offset)?;
+            self.fs.blocks.forget(*offset, len);
             // The rest of the last block must not show what was there before.
-            let end = offset.saturating_add(wide(bytes.len()));
+            let end = offset.saturating_add(len);
             let slack = round_up(end, size).saturating_sub(end);
             if slack > 0 {
                 disk.write_at(&vec![0; length(slack)?], end)?;

@@ -11,7 +11,7 @@ use super::layout::{from_start, maps_blocks, set_blocks, set_size};
 use super::names::Name;
 use super::stamp::{put, put16, put32};
 use crate::FileKind;
-use crate::number::{div_up, halves, halves16, length, wide};
+use crate::number::{div_up, halves, halves16, wide};
 
 /// Most names of a file (`EXT4_LINK_MAX`).
 const MOST_LINKS: u16 = 65_000;
@@ -50,7 +50,7 @@ impl Change<'_> {
         } else {
             node.raw.clone()
         };
-        let len = wide(self.content().len());
+        let len = self.content().size();
         if self.free_blocks() >= self.most_blocks(len) {
             // The old content stays whole until the inode is switched over.
             self.put_content(number, &mut raw)?;
@@ -65,27 +65,24 @@ impl Change<'_> {
 
     /// Gives an inode's bytes the change's content.
     fn put_content(&mut self, number: u32, raw: &mut [u8]) -> Result<()> {
-        let content = self.content();
+        let whole = self.content().size();
         let size = self.block_size();
-        if wide(content.len()) > 0x7fff_ffff
-            && !self.fs.sb.features.ro_compat(ro_compat::LARGE_FILE)
-        {
+        if whole > 0x7fff_ffff && !self.fs.sb.features.ro_compat(ro_compat::LARGE_FILE) {
             return Err(Error::unsupported(
                 "filesystem has no files over 2 GiB (large_file)",
             ));
         }
         let goal = self.home(number);
-        let runs = self.allocate(div_up(wide(content.len()), size), goal)?;
-        let mut at = 0usize;
+        let runs = self.allocate(div_up(whole, size), goal)?;
+        let mut at = 0u64;
         for run in &runs {
-            let len = usize::try_from(run.len.saturating_mul(size)).unwrap_or(usize::MAX);
-            let end = at.saturating_add(len).min(content.len());
+            let end = at.saturating_add(run.len.saturating_mul(size)).min(whole);
             self.plan_write(self.fs.blocks.offset(run.disk), at..end);
             at = end;
         }
         let extents = from_start(&runs);
         self.set_map(number, raw, &extents, goal)?;
-        set_size(raw, wide(content.len()))
+        set_size(raw, whole)
     }
 
     /// First block of the group that an inode is in: where its content goes first.
@@ -313,11 +310,9 @@ impl Change<'_> {
     /// Where an overwrite in place goes; refuses what cannot be overwritten.
     pub(super) fn plan_overwrite(&mut self, number: u32) -> Result<()> {
         let node = self.changeable(number)?;
-        let content = self.content();
-        if wide(content.len()) != node.size {
-            return Err(
-                Error::usage("an overwrite must keep the size").mismatch(node.size, content.len())
-            );
+        let size = self.content().size();
+        if size != node.size {
+            return Err(Error::usage("an overwrite must keep the size").mismatch(node.size, size));
         }
         if node.has(flag::INLINE_DATA) {
             return Err(node.unsupported("content is kept in the inode (inline_data)"));
@@ -337,8 +332,7 @@ impl Change<'_> {
                 return Err(node.unsupported("content has blocks that were never written"));
             }
             let end = run.end().saturating_mul(size).min(node.size);
-            let part = length(at)?..length(end)?;
-            self.plan_write(self.fs.blocks.offset(run.disk), part);
+            self.plan_write(self.fs.blocks.offset(run.disk), at..end);
             at = end;
         }
         if at < node.size {

@@ -31,7 +31,7 @@ use super::Ext4;
 use super::features::{compat, incompat};
 use super::journal::Journal;
 use super::superblock::AT;
-use crate::number::wide;
+use crate::content::{self, Content, NOTHING};
 use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// MMP sequence number of a filesystem that nobody uses.
@@ -93,7 +93,7 @@ impl Ext4Mut {
     /// Plans a change with `act` and writes it.
     fn change<T>(
         &self,
-        content: &[u8],
+        content: &dyn Content,
         act: impl FnOnce(&mut Change<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -199,7 +199,7 @@ impl FileSystem for Ext4Mut {
 }
 
 impl FileSystemMut for Ext4Mut {
-    fn overwrite(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn overwrite(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         let number = Ext4::number(inode)?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let mut change = Change::begin(&mut state.fs, content);
@@ -208,14 +208,13 @@ impl FileSystemMut for Ext4Mut {
         planned?;
         // No metadata changes: a failure halfway leaves a filesystem that is still consistent.
         for (offset, part) in writes {
-            let bytes = content.get(part).unwrap_or_default();
-            self.disk.write_at(bytes, offset)?;
-            state.fs.blocks.forget(offset, wide(bytes.len()));
+            let len = content::put(content, &part, &*self.disk, offset)?;
+            state.fs.blocks.forget(offset, len);
         }
         Ok(())
     }
 
-    fn replace(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn replace(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         let number = Ext4::number(inode)?;
         self.change(content, |change| change.replace_content(number))
     }
@@ -226,7 +225,7 @@ impl FileSystemMut for Ext4Mut {
         name: &[u8],
         mode: u16,
         owner: (u32, u32),
-        content: &[u8],
+        content: &dyn Content,
     ) -> Result<Inode> {
         let dir = Ext4::number(dir)?;
         let owner = owned(mode, owner);
@@ -237,7 +236,7 @@ impl FileSystemMut for Ext4Mut {
     fn create_dir(&self, dir: Inode, name: &[u8], mode: u16, owner: (u32, u32)) -> Result<Inode> {
         let dir = Ext4::number(dir)?;
         let owner = owned(mode, owner);
-        self.change(&[], |change| change.create_directory(dir, name, owner))
+        self.change(NOTHING, |change| change.create_directory(dir, name, owner))
             .map(as_inode)
     }
 
@@ -250,7 +249,7 @@ impl FileSystemMut for Ext4Mut {
     ) -> Result<Inode> {
         let dir = Ext4::number(dir)?;
         let owner = owned(0o777, owner);
-        self.change(&[], |change| {
+        self.change(NOTHING, |change| {
             change.create_symlink(dir, name, target, owner)
         })
         .map(as_inode)
@@ -258,12 +257,12 @@ impl FileSystemMut for Ext4Mut {
 
     fn remove(&self, dir: Inode, name: &[u8]) -> Result<()> {
         let dir = Ext4::number(dir)?;
-        self.change(&[], |change| change.remove_file(dir, name))
+        self.change(NOTHING, |change| change.remove_file(dir, name))
     }
 
     fn set_xattr(&self, inode: Inode, name: &[u8], value: &[u8]) -> Result<()> {
         let number = Ext4::number(inode)?;
-        self.change(&[], |change| {
+        self.change(NOTHING, |change| {
             let node = change.node(number)?;
             change.set_attribute(&node, name, value)
         })

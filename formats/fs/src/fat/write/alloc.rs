@@ -6,6 +6,7 @@ use rehost_block::{Error, Kind, Result};
 
 use super::super::table::{Row, push_cluster};
 use super::change::Change;
+use crate::content::{self, Content};
 use crate::number::{length, wide};
 
 /// What a table entry becomes at the end of a chain; each width keeps its low bits.
@@ -64,20 +65,19 @@ impl Change<'_> {
     }
 
     /// Writes content, and zeroes to the end of its last cluster.
-    pub(super) fn fill(&self, rows: &[Row], content: &[u8]) -> Result<()> {
+    pub(super) fn fill(&self, rows: &[Row], content: &dyn Content) -> Result<()> {
         let cluster = self.state.fs.boot.cluster;
-        let mut rest = content;
+        let mut from = 0u64;
         for row in rows {
             let at = self.state.fs.boot.offset(row.first);
             let len = u64::from(row.count).saturating_mul(cluster);
-            let (part, tail) = rest.split_at(length(len)?.min(rest.len()));
-            self.disk.write_at(part, at)?;
-            let have = wide(part.len());
+            let to = from.saturating_add(len).min(content.size());
+            let have = content::put(content, &(from..to), self.disk, at)?;
             if have < len {
                 self.disk
                     .zero_at(at.saturating_add(have), len.saturating_sub(have))?;
             }
-            rest = tail;
+            from = to;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::alloc::{clusters, count, first_of, last_of, split};
 use super::marks::Mark;
 use super::slots::{Order, room, short_names, write};
 use crate::Inode;
+use crate::content::{Content, NOTHING};
 
 /// A change in progress.
 #[derive(Debug)]
@@ -65,10 +66,10 @@ impl State {
 }
 
 /// A file's length, as FAT stores it.
-fn size_of(content: &[u8]) -> Result<u32> {
-    u32::try_from(content.len()).map_err(|_| {
+fn size_of(content: &dyn Content) -> Result<u32> {
+    u32::try_from(content.size()).map_err(|_| {
         Error::unsupported("files on FAT are at most 4 GiB less one byte")
-            .mismatch(u32::MAX, content.len())
+            .mismatch(u32::MAX, content.size())
     })
 }
 
@@ -103,15 +104,12 @@ impl<'a> Change<'a> {
         dir: Inode,
         name: &[u8],
         attributes: u8,
-        content: &[u8],
+        content: &dyn Content,
     ) -> Result<u64> {
         let size = size_of(content)?;
         let need = self.state.fs.boot.clusters_for(u64::from(size));
         self.add(dir, name, need, |_, first, now, short| {
-            Ok((
-                fresh(short, attributes, first, size, now)?,
-                content.to_vec(),
-            ))
+            Ok((fresh(short, attributes, first, size, now)?, content))
         })
         .map(|(at, _)| at)
     }
@@ -132,12 +130,12 @@ impl<'a> Change<'a> {
 
     /// Adds a name with a content of `need` clusters. `make` gives the short entry and the content,
     /// from what a directory calls its parent, the first cluster, the time and the short name.
-    fn add(
+    fn add<C: Content>(
         &mut self,
         dir: Inode,
         name: &[u8],
         need: u64,
-        make: impl FnOnce(u32, u32, i64, &[u8; 11]) -> Result<([u8; LEN], Vec<u8>)>,
+        make: impl FnOnce(u32, u32, i64, &[u8; 11]) -> Result<([u8; LEN], C)>,
     ) -> Result<(u64, Vec<Row>)> {
         let place = self.state.place_known(dir)?;
         let mut listing = self.state.fs.list(place)?;
@@ -158,7 +156,7 @@ impl<'a> Change<'a> {
 
         self.begin()?;
         self.fill(&rows, &content)?;
-        self.fill(&more, &[])?;
+        self.fill(&more, NOTHING)?;
         self.chain(&rows)?;
         self.chain(&more)?;
         self.disk.sync()?;
@@ -192,7 +190,7 @@ impl<'a> Change<'a> {
         self.disk.sync()
     }
 
-    pub(super) fn replace(&mut self, inode: Inode, content: &[u8]) -> Result<()> {
+    pub(super) fn replace(&mut self, inode: Inode, content: &dyn Content) -> Result<()> {
         let (mut short, at) = self.state.regular_known(inode)?;
         let size = size_of(content)?;
         let need = self.state.fs.boot.clusters_for(u64::from(size));

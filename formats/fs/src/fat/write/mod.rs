@@ -26,7 +26,7 @@ pub(in crate::fat) use self::marks::is_summary;
 use super::check::Survey;
 use super::entry::{ARCHIVE, READ_ONLY};
 use super::{Fat, inode_at};
-use crate::number::length;
+use crate::content::{self, Content};
 use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// A FAT filesystem, open for writing.
@@ -133,26 +133,25 @@ impl FileSystem for FatMut {
 }
 
 impl FileSystemMut for FatMut {
-    fn overwrite(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn overwrite(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let (short, at) = state.regular_known(inode)?;
-        if u32::try_from(content.len()) != Ok(short.size) {
+        if content.size() != u64::from(short.size) {
             return Err(
                 Error::usage("content of another length cannot be overwritten")
-                    .mismatch(format!("{} bytes", short.size), content.len()),
+                    .mismatch(format!("{} bytes", short.size), content.size()),
             );
         }
         let rows = state.fs.rows(&short, at)?;
         // No metadata changes: a failure halfway leaves a filesystem that is still consistent.
         for (from, disk, len) in state.fs.spans(&rows, u64::from(short.size)) {
-            let part = length(from)?..length(from.saturating_add(len))?;
-            self.disk
-                .write_at(content.get(part).unwrap_or_default(), disk)?;
+            let part = from..from.saturating_add(len);
+            content::put(content, &part, &*self.disk, disk)?;
         }
         Ok(())
     }
 
-    fn replace(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn replace(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         self.change(|change| change.replace(inode, content))
     }
 
@@ -162,7 +161,7 @@ impl FileSystemMut for FatMut {
         name: &[u8],
         mode: u16,
         owner: (u32, u32),
-        content: &[u8],
+        content: &dyn Content,
     ) -> Result<Inode> {
         check_access(mode, owner)?;
         let fixed = if mode & 0o200 == 0 { READ_ONLY } else { 0 };

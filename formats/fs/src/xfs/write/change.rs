@@ -16,6 +16,7 @@ use super::super::Xfs;
 use super::super::inode::Node;
 use super::super::log::{Appended, Changed, Position, append};
 use super::stamp::{Kind, put, seal_inode};
+use crate::content::{self, Content};
 use crate::number::{div, length, rem, wide};
 
 /// A change in the making.
@@ -23,9 +24,9 @@ pub(super) struct Change<'a> {
     pub(super) fs: &'a mut Xfs,
     position: Position,
     /// The new content of a file, if any.
-    content: &'a [u8],
+    content: &'a dyn Content,
     /// Which part of it goes where on the disk.
-    writes: Vec<(u64, Range<usize>)>,
+    writes: Vec<(u64, Range<u64>)>,
     /// What changes, by byte offset.
     buffers: BTreeMap<u64, (usize, Kind)>,
     /// Blocks of trees that lost a record, and must not have lost too many: group and block.
@@ -51,7 +52,7 @@ struct Saved {
 }
 
 impl<'a> Change<'a> {
-    pub(super) fn begin(fs: &'a mut Xfs, position: Position, content: &'a [u8]) -> Self {
+    pub(super) fn begin(fs: &'a mut Xfs, position: Position, content: &'a dyn Content) -> Self {
         let passed = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             fs,
@@ -64,7 +65,7 @@ impl<'a> Change<'a> {
         }
     }
 
-    pub(super) const fn content(&self) -> &'a [u8] {
+    pub(super) const fn content(&self) -> &'a dyn Content {
         self.content
     }
 
@@ -78,12 +79,12 @@ impl<'a> Change<'a> {
     }
 
     /// Plans to write a part of the content at byte `offset` of the disk.
-    pub(super) fn plan_write(&mut self, offset: u64, part: Range<usize>) {
+    pub(super) fn plan_write(&mut self, offset: u64, part: Range<u64>) {
         self.writes.push((offset, part));
     }
 
     /// What was planned to be written of the content, and nothing else.
-    pub(super) fn into_writes(self) -> Vec<(u64, Range<usize>)> {
+    pub(super) fn into_writes(self) -> Vec<(u64, Range<u64>)> {
         self.writes
     }
 
@@ -232,11 +233,10 @@ impl<'a> Change<'a> {
     fn write_content(&self, disk: &dyn DiskMut) -> Result<()> {
         let size = self.block_size();
         for (offset, part) in &self.writes {
-            let bytes = self.content.get(part.clone()).unwrap_or_default();
-            disk.write_at(bytes, *offset)?;
-            self.fs.blocks.forget(*offset, wide(bytes.len()));
+            let len = content::put(self.content, part, disk, *offset)?;
+            self.fs.blocks.forget(*offset, len);
             // The rest of the last block must not show what was there before.
-            let end = offset.saturating_add(wide(bytes.len()));
+            let end = offset.saturating_add(len);
             let slack = end.next_multiple_of(size).saturating_sub(end);
             if slack > 0 {
                 disk.write_at(&vec![0; length(slack)?], end)?;

@@ -8,7 +8,6 @@ use super::change::{Change, is_refusal};
 use super::core::{Ownership, REFLINK, Stamp};
 use super::space::Owner;
 use super::stamp::put64;
-use crate::number::{length, wide};
 use crate::{FileKind, Inode};
 
 /// Names that one file can have (`XFS_MAXLINK`).
@@ -36,10 +35,10 @@ impl Change<'_> {
     /// Plans to write the whole content into the first blocks of `mapping`.
     fn plan_in_place(&mut self, node: &Node, mapping: &Mapping) -> Result<()> {
         let size = self.block_size();
-        let len = self.content().len();
+        let len = self.content().size();
         let needed: Mapping = mapping
             .iter()
-            .filter(|run| run.file.saturating_mul(size) < wide(len))
+            .filter(|run| run.file.saturating_mul(size) < len)
             .copied()
             .collect();
         let refused = |what: &str| {
@@ -59,13 +58,13 @@ impl Change<'_> {
             }
             at = run.end();
         }
-        if at.saturating_mul(size) < wide(len) {
+        if at.saturating_mul(size) < len {
             return Err(refused("has fewer blocks than the new content needs"));
         }
         self.check_own(node, &needed)?;
         for run in &needed {
-            let from = length(run.file.saturating_mul(size))?;
-            let to = length(run.end().saturating_mul(size))?.min(len);
+            let from = run.file.saturating_mul(size);
+            let to = run.end().saturating_mul(size).min(len);
             self.plan_write(self.fs.blocks.offset(run.disk), from..to);
         }
         Ok(())
@@ -74,9 +73,9 @@ impl Change<'_> {
     /// Plans to overwrite a file inside the blocks it has.
     pub(super) fn overwrite(&mut self, number: u64) -> Result<()> {
         let (node, mapping) = self.content_of(number)?;
-        if node.size != wide(self.content().len()) {
+        if node.size != self.content().size() {
             return Err(Error::usage("new content has another length")
-                .mismatch(node.size, self.content().len()));
+                .mismatch(node.size, self.content().size()));
         }
         self.plan_in_place(&node, &mapping)
     }
@@ -96,7 +95,7 @@ impl Change<'_> {
         let (node, mapping) = self.content_of(number)?;
         self.plan_in_place(&node, &mapping)?;
         let mut raw = node.raw().to_vec();
-        put64(&mut raw, 56, wide(self.content().len()))?;
+        put64(&mut raw, 56, self.content().size())?;
         self.touch(&mut raw, &[Stamp::Modified, Stamp::Changed])?;
         self.put_inode(number, raw)
     }
@@ -112,7 +111,7 @@ impl Change<'_> {
         for extent in &old {
             self.release(Owner { inode: number }, extent)?;
         }
-        put64(&mut raw, 56, wide(self.content().len()))?;
+        put64(&mut raw, 56, self.content().size())?;
         self.touch(&mut raw, &[Stamp::Modified, Stamp::Changed])?;
         self.put_inode(number, raw)
     }
@@ -120,13 +119,13 @@ impl Change<'_> {
     /// Blocks for the content, which is planned to be written there.
     fn place_content(&mut self, number: u64, raw: &[u8]) -> Result<Vec<Extent>> {
         let size = self.block_size();
-        let len = self.content().len();
+        let len = self.content().size();
         let most = self.fork_len(raw)? / 16;
-        let blocks = wide(len).div_ceil(size.max(1));
+        let blocks = len.div_ceil(size.max(1));
         let extents = self.allocate(Owner { inode: number }, blocks, most)?;
         for run in &extents {
-            let from = length(run.file.saturating_mul(size))?;
-            let to = length(run.end().saturating_mul(size))?.min(len);
+            let from = run.file.saturating_mul(size);
+            let to = run.end().saturating_mul(size).min(len);
             self.plan_write(self.fs.blocks.offset(run.disk), from..to);
         }
         Ok(extents)
@@ -204,7 +203,7 @@ impl Change<'_> {
         let mut raw = self.new_inode(&parent, number, FileKind::Regular, owner)?;
         let extents = self.place_content(number, &raw)?;
         self.set_extents(&mut raw, &[], &extents)?;
-        put64(&mut raw, 56, wide(self.content().len()))?;
+        put64(&mut raw, 56, self.content().size())?;
         self.put_inode(number, raw)?;
         self.add_name(dir, name, number, FileKind::Regular)?;
         Ok(Inode(number))

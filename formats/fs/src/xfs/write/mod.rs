@@ -36,7 +36,7 @@ use self::change::Change;
 use self::core::Ownership;
 use super::Xfs;
 use super::log::{self, Position};
-use crate::number::wide;
+use crate::content::{self, Content, NOTHING};
 use crate::{FileSystem, FileSystemMut, Identity, Inode};
 
 /// An XFS filesystem, open for writing.
@@ -90,7 +90,7 @@ impl XfsMut {
     /// Plans a change with `act` and writes it.
     fn change<T>(
         &self,
-        content: &[u8],
+        content: &dyn Content,
         act: impl FnOnce(&mut Change<'_>) -> Result<T>,
     ) -> Result<T> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +135,7 @@ impl FileSystem for XfsMut {
 }
 
 impl FileSystemMut for XfsMut {
-    fn overwrite(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn overwrite(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let position = state.position;
         let mut change = Change::begin(&mut state.fs, position, content);
@@ -143,14 +143,13 @@ impl FileSystemMut for XfsMut {
         let writes = change.into_writes();
         // No metadata changes: a failure halfway leaves a filesystem that is still consistent.
         for (offset, part) in writes {
-            let bytes = content.get(part).unwrap_or_default();
-            self.disk.write_at(bytes, offset)?;
-            state.fs.blocks.forget(offset, wide(bytes.len()));
+            let len = content::put(content, &part, &*self.disk, offset)?;
+            state.fs.blocks.forget(offset, len);
         }
         Ok(())
     }
 
-    fn replace(&self, inode: Inode, content: &[u8]) -> Result<()> {
+    fn replace(&self, inode: Inode, content: &dyn Content) -> Result<()> {
         self.change(content, |change| change.replace(inode.0))
     }
 
@@ -160,7 +159,7 @@ impl FileSystemMut for XfsMut {
         name: &[u8],
         mode: u16,
         owner: (u32, u32),
-        content: &[u8],
+        content: &dyn Content,
     ) -> Result<Inode> {
         let owner = owned(mode, owner);
         self.change(content, |change| change.create(dir.0, name, owner))
@@ -168,7 +167,7 @@ impl FileSystemMut for XfsMut {
 
     fn create_dir(&self, dir: Inode, name: &[u8], mode: u16, owner: (u32, u32)) -> Result<Inode> {
         let owner = owned(mode, owner);
-        self.change(&[], |change| change.create_dir(dir.0, name, owner))
+        self.change(NOTHING, |change| change.create_dir(dir.0, name, owner))
     }
 
     fn create_link(
@@ -179,14 +178,16 @@ impl FileSystemMut for XfsMut {
         owner: (u32, u32),
     ) -> Result<Inode> {
         let owner = owned(0o777, owner);
-        self.change(&[], |change| change.create_link(dir.0, name, target, owner))
+        self.change(NOTHING, |change| {
+            change.create_link(dir.0, name, target, owner)
+        })
     }
 
     fn remove(&self, dir: Inode, name: &[u8]) -> Result<()> {
-        self.change(&[], |change| change.remove_file(dir.0, name))
+        self.change(NOTHING, |change| change.remove_file(dir.0, name))
     }
 
     fn set_xattr(&self, inode: Inode, name: &[u8], value: &[u8]) -> Result<()> {
-        self.change(&[], |change| change.set_attribute(inode.0, name, value))
+        self.change(NOTHING, |change| change.set_attribute(inode.0, name, value))
     }
 }
