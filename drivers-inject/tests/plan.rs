@@ -765,8 +765,25 @@ fn a_unified_image_gets_drivers_and_command_line_in_one_edit_and_the_loader_is_a
     );
     assert_eq!(copy.content, image.content);
 
+    // A copy from before is kept one: that is what firmware starts.
+    let loader = "/boot/efi/EFI/BOOT/BOOTX64.EFI";
+    files.put(loader, files.read(UNIFIED).unwrap().unwrap());
+    let again = planned(guest.clone(), &files, &options);
+    let copy = again.edits.iter().find(|edit| edit.path == loader);
+    let copy = copy.unwrap();
+    assert!(
+        copy.before.is_some() && copy.content == image.content,
+        "{again}"
+    );
+    assert!(
+        again
+            .notes
+            .iter()
+            .all(|note| note.id != "fallback-goes-stale")
+    );
+
     // As it is found when it was converted.
-    carry_out(&plan, &files);
+    carry_out(&again, &files);
     let mut converted = guest;
     converted.boot.entries[0].command_line = expected;
     converted.device_names.clear();

@@ -93,7 +93,7 @@ pub enum Change {
         /// Permissions.
         mode: u16,
     },
-    /// A file that was not there, with the content of another.
+    /// A file with the content of another, as the plan leaves that.
     Copy {
         /// The other's absolute path in the guest.
         from: String,

@@ -14,7 +14,7 @@ use rehost_block::Result;
 use rehost_inspect::Inspection;
 use rehost_inspect::model::{Firmware, Place, Severity};
 
-use super::{Change, Edit, Note, Planner};
+use super::{Change, Digest, Edit, Note, Planner};
 
 /// The GPT type of an EFI system partition, and its DOS counterpart.
 const ESP: [&str; 2] = ["c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"];
@@ -43,6 +43,11 @@ struct Vendor {
     /// The first stage.
     loader: String,
     architecture: &'static str,
+}
+
+/// Whether x86-64 firmware starts what is called so: one for another architecture is no loader for this one.
+fn is_loader(name: &str) -> bool {
+    name.eq_ignore_ascii_case(FALLBACK)
 }
 
 impl Planner<'_> {
@@ -74,6 +79,12 @@ impl Planner<'_> {
             .cloned()
             .unwrap_or_else(|| "BOOT".to_owned());
         let there = self.files.names(&format!("{esp}/EFI/{fallback}"))?;
+        for name in there.iter().filter(|name| is_loader(name)) {
+            let path = format!("{esp}/EFI/{fallback}/{name}");
+            if let Some(edit) = self.renewed_copy(&path, initramfs)? {
+                return Ok(vec![edit]);
+            }
+        }
         let Some(vendor) = self.vendor(esp, &folders)? else {
             let folder = format!("{esp}/EFI/{fallback}");
             return Ok(self
@@ -152,9 +163,7 @@ impl Planner<'_> {
         let from = boot.kernel;
         let mut images = self.system.boot.unified.iter();
         let is_unified = images.any(|image| image.path == from);
-        // One for another architecture is no loader for this one.
-        let is_loader = |name: &String| name.eq_ignore_ascii_case(FALLBACK);
-        if !is_unified || there.iter().any(is_loader) {
+        if !is_unified || there.iter().any(|name| is_loader(name)) {
             return Ok(None);
         }
         let edited = initramfs.iter().find(|edit| edit.path == from);
@@ -184,6 +193,24 @@ impl Planner<'_> {
         let place = self.place_of(&path)?;
         let change = Change::Copy { from };
         Ok(Some(Edit::of_new(&path, place, content, change, because)))
+    }
+
+    /// The loader at `path` as a copy of what one of `initramfs` makes of an image, where it is a copy of that
+    /// image: firmware starts the copy.
+    fn renewed_copy(&self, path: &str, initramfs: &[Edit]) -> Result<Option<Edit>> {
+        let (Some(file), Some(content)) = (self.files.file(path)?, self.files.read(path)?) else {
+            return Ok(None);
+        };
+        let is = Some(Digest::of(&content));
+        let Some(image) = initramfs.iter().find(|edit| edit.before == is) else {
+            return Ok(None);
+        };
+        let from = image.path.clone();
+        let reason = "it is a copy of that image, and the one that firmware starts";
+        let because = (reason.to_owned(), vec![Place::file(&from)]);
+        let contents = (&content[..], image.content.to_vec());
+        let change = Change::Copy { from };
+        Ok(Some(Edit::of_file(path, file, contents, change, because)))
     }
 
     /// The first folder, by name, with a loader that is known.
