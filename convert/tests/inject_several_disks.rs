@@ -9,9 +9,11 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use common::families::raw;
-use common::{guest, hash, have, run};
+use common::{guest, hash, have, rehost, run};
 use serde_json::Value;
 
 /// A copy of a sample guest that may be changed: its VMX and its disks.
@@ -108,6 +110,63 @@ fn there_and_back(name: &str, names: &[&str]) {
     run(["undo", vmx]).exits(0);
     let after: Vec<String> = disks.iter().map(|disk| hash(disk)).collect();
     assert_eq!(after, before);
+}
+
+#[test]
+fn each_disk_of_a_killed_run_is_refused_and_brings_both_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["guest.vmdk", "guest_1.vmdk"];
+    let Some((vmx, disks)) = copied("debian12-raid", &names, folder.path()) else {
+        return;
+    };
+    let before: Vec<String> = disks.iter().map(|disk| hash(disk)).collect();
+    let beside = |disk: &Path, ending: &str| disk.with_extension(format!("vmdk.rehost-{ending}"));
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    let (second, note) = (&disks[1], beside(&disks[1], "journal"));
+    let mut killed = 0;
+    for nth in 0..3u64 {
+        let mut child = rehost()
+            .args(["inject", "--in-place", "--quiet"])
+            .arg(&vmx)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The second disk's turn has come.
+        while !note.exists() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        std::thread::sleep(Duration::from_millis(nth));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if beside(&disks[0], "journal").exists() {
+            killed += 1;
+            for command in ["info", "lsblk"] {
+                run([command, second.to_str().unwrap()]).exits(2).says(&[
+                    "guest_1.vmdk",
+                    "half changed",
+                    "the journal is that of",
+                    "guest.vmdk",
+                    "rehost undo",
+                ]);
+            }
+        } else {
+            // It was quicker than the signal.
+            assert!(beside(second, "undo").exists());
+        }
+        run(["undo".as_ref(), second.as_os_str()]).exits(0);
+        let after: Vec<String> = disks.iter().map(|disk| hash(disk)).collect();
+        assert_eq!(after, before, "run {nth}");
+        assert_eq!(files(), 3, "nothing is left beside the disks");
+    }
+    assert!(killed > 0, "no run was killed in the middle");
+
+    // So does each disk of a change that was kept.
+    run(["inject".as_ref(), "--in-place".as_ref(), vmx.as_os_str()]).exits(0);
+    assert!(!note.exists());
+    run(["undo".as_ref(), second.as_os_str()]).exits(0);
+    let after: Vec<String> = disks.iter().map(|disk| hash(disk)).collect();
+    assert_eq!(after, before);
+    assert_eq!(files(), 3);
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub fn roll_back(path: &Path, opener: &dyn Opener) -> Result<Option<Recovered>> 
     match left_over(path)? {
         None => Ok(None),
         Some(left @ Leftover::Running(_)) => Err(left.error()),
-        Some(Leftover::Killed(_)) => recover(path, opener).map(Some),
+        Some(_) => recover(path, opener).map(Some),
     }
 }
 

@@ -5,7 +5,8 @@
 //! the journal, and is on stable storage, before it is overwritten, zeroed or cut off (the
 //! write-ahead rule). [`Journal::commit`] flushes the files and deletes the journal: that deletion is
 //! the moment at which the change holds. [`Journal::keep`] keeps it instead, for [`kept::undo`]. Until then [`Journal::roll_back`], or after a crash
-//! [`recover`], puts every byte and every length back.
+//! [`recover`], puts every byte and every length back. A note beside every file of the change but the image
+//! (`pointer.rs`) says where the journal is, so that none of them is taken for whole.
 //!
 //! Flushing is what costs time, so more is saved at once than was asked for, and twice as much each
 //! time the writes go on where the last saved stretch ended. Bytes behind the old end of a file need no
@@ -16,6 +17,8 @@
 //! a lock on a file (`flock`, or the byte locks of QEMU) is noticed when the file is opened.
 
 pub mod kept;
+mod pointer;
+mod ranges;
 mod record;
 mod recovery;
 #[cfg(test)]
@@ -33,6 +36,8 @@ use rustix::io::Errno;
 
 use crate::disk::{amount, length};
 use crate::{Error, File, Presence, Result, Storage, StorageMut};
+use pointer::{NameFor, Pointer};
+use ranges::{gaps, insert};
 use record::{HEAD, Record, Salt};
 
 pub use recovery::{Leftover, Recovered, left_over, recover};
@@ -121,6 +126,7 @@ impl Journal {
         if let Some(left) = left_over(&image)? {
             return Err(left.error());
         }
+        pointer::clear(&path, Self::name_for)?;
         let file = File::create_new(&path)?;
         let begun = lock(&file, &path).and_then(|()| {
             let journal = Self::start(image, path.clone(), Arc::new(file))?;
@@ -193,6 +199,9 @@ impl Journal {
         });
         self.shared.append(&mut state, &record)?;
         self.shared.settle(&mut state)?;
+        if path != self.shared.image {
+            self.shared.note_beside(path, Self::name_for)?;
+        }
         Ok(Arc::new(Undoable {
             nth,
             inner: storage,
@@ -214,7 +223,9 @@ impl Journal {
             file.storage.sync()?;
         }
         state.stage = Stage::Closed;
-        remove(&self.shared.path)
+        remove(&self.shared.path)?;
+        self.shared.forget_notes(&state);
+        Ok(())
     }
 
     /// Undoes the change: every file is as it was when it was opened.
@@ -232,7 +243,9 @@ impl Journal {
                 files.get(nth).map(|file| Arc::clone(&file.storage))
             })?;
         }
-        remove(&self.shared.path)
+        remove(&self.shared.path)?;
+        self.shared.forget_notes(&state);
+        Ok(())
     }
 }
 
@@ -247,6 +260,18 @@ impl Shared {
         match path.file_name() {
             Some(name) if path.parent() == self.path.parent() => PathBuf::from(name),
             _ => path.to_owned(),
+        }
+    }
+
+    /// Says beside `file` that its old bytes are in the journal of the image.
+    fn note_beside(&self, file: &Path, name_for: NameFor) -> Result<()> {
+        Pointer::new(&self.image, file, self.salt).store(&name_for(file), name_for)
+    }
+
+    /// Removes what was said beside the files: the journal is gone.
+    fn forget_notes(&self, state: &State) {
+        for file in &state.files {
+            pointer::forget(&Journal::name_for(file.storage.name()), self.salt);
         }
     }
 
@@ -357,45 +382,6 @@ impl Covered {
         self.last = (end, end.saturating_sub(start));
         start..end
     }
-}
-
-/// The parts of `range` that are in none of `saved`.
-fn gaps(saved: &BTreeMap<u64, u64>, range: Range<u64>) -> Vec<Range<u64>> {
-    let mut gaps = Vec::new();
-    let mut at = range.start;
-    let before = saved.range(..=at).next_back();
-    let within = saved.range(at.saturating_add(1)..);
-    for (&start, &end) in before.into_iter().chain(within) {
-        if start >= range.end {
-            break;
-        }
-        if start > at {
-            gaps.push(at..start);
-        }
-        at = at.max(end);
-    }
-    if at < range.end {
-        gaps.push(at..range.end);
-    }
-    gaps
-}
-
-/// Adds `range`, merging what touches it.
-fn insert(saved: &mut BTreeMap<u64, u64>, range: Range<u64>) {
-    let Range { mut start, mut end } = range;
-    if start >= end {
-        return;
-    }
-    // Ends because every round takes one entry away.
-    while let Some((&from, &to)) = saved.range(..=end).next_back() {
-        if to < start {
-            break;
-        }
-        saved.remove(&from);
-        start = start.min(from);
-        end = end.max(to);
-    }
-    saved.insert(start, end);
 }
 
 /// A storage whose old bytes go to the journal before they change.

@@ -3,7 +3,8 @@
 //! The undo file ([`name_for`]) is the journal with a last record for each file: the length and the
 //! time of change that the file was left with. Before-images are only right for a file that nobody has
 //! changed since, so both must still be what they were. Undoing first makes the undo file a journal
-//! again: a kill in the middle leaves what [`super::recover`] finishes.
+//! again: a kill in the middle leaves what [`super::recover`] finishes. The further files of the change have
+//! a note beside them (`pointer.rs`), so that it can be taken back by the name of any.
 //!
 //! Left out on purpose: telling a file that was changed and given its old time of change back.
 
@@ -11,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use super::pointer::{self, Beside, Pointer};
 use super::record::Record;
 use super::recovery::{self, Checked, Recovered};
 use super::{Journal, Stage, canonical, left_over, lock, sync_folder};
@@ -52,7 +54,12 @@ pub fn name_for(image: &Path) -> PathBuf {
 /// Io when that cannot be found out.
 pub fn find(image: &Path) -> Result<Option<PathBuf>> {
     let path = name_for(&canonical(image)?);
-    Ok(path.symlink_metadata().is_ok().then_some(path))
+    let kept = match pointer::beside(&path)? {
+        Beside::Nothing => false,
+        Beside::Own => true,
+        Beside::Pointer(pointer) => pointer.holds(&path, name_for)?,
+    };
+    Ok(kept.then_some(path))
 }
 
 /// Refuses a second change that would be kept: the first one's undo file would be lost.
@@ -96,25 +103,38 @@ impl Journal {
         }
         self.shared.settle(&mut state)?;
         state.stage = Stage::Closed;
+        pointer::clear(&undo, name_for)?;
+        for file in &state.files {
+            if file.storage.name() != self.shared.image {
+                self.shared.note_beside(file.storage.name(), name_for)?;
+            }
+        }
         fs::rename(&self.shared.path, &undo)
             .map_err(|error| Error::io("cannot be renamed", error).in_file(&self.shared.path))?;
         sync_folder(&undo)?;
+        self.shared.forget_notes(&state);
         Ok(undo)
     }
 }
 
 /// Takes back the change of `image` that was kept: every file is bit for bit and in its length as it
-/// was before. Files other than the image are named by the undo file, so they must pass `opener`.
+/// was before, whichever of them `image` is. Files other than the image are named by the undo file, so they must pass `opener`.
 ///
 /// # Errors
 /// Usage, with nothing changed, when there is no undo file or a file was changed since; Corrupt when
 /// the undo file is damaged; Io when a file cannot be written.
 pub fn undo(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
-    let image = canonical(image)?;
-    let path = name_for(&image);
+    let mut image = canonical(image)?;
     if let Some(left) = left_over(&image)? {
         return Err(left.error());
     }
+    if let Some(first) = pointer::image_of(&image, name_for, opener)? {
+        image = first;
+        if let Some(left) = left_over(&image)? {
+            return Err(left.error());
+        }
+    }
+    let path = name_for(&image);
     if path.symlink_metadata().is_err() {
         return Err(
             Error::usage("has no journal and no undo file: there is nothing to undo")
@@ -124,21 +144,28 @@ pub fn undo(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
     let storage = File::open(&path)?;
     lock(&storage, &path)?;
     let journal = recovery::read(&path, &storage)?.ok_or_else(|| no_undo_file(&path))?;
-    check_unchanged(&journal, &path, &image, opener)?;
+    let files = check_unchanged(&journal, &path, &image, opener)?;
     drop(storage);
     let name = Journal::name_for(&image);
+    pointer::clear(&name, Journal::name_for)?;
+    for file in files.iter().filter(|file| **file != image) {
+        let beside = Journal::name_for(file);
+        Pointer::new(&image, file, journal.salt).store(&beside, Journal::name_for)?;
+    }
     fs::rename(&path, &name)
         .map_err(|error| Error::io("cannot be renamed", error).in_file(&path))?;
     sync_folder(&name)?;
     recovery::recover(&image, opener)
 }
 
+/// The files of a change, all of them as it left them.
 fn check_unchanged(
     journal: &Checked,
     undo: &Path,
     image: &Path,
     opener: &dyn Opener,
-) -> Result<()> {
+) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
     for (name, stamp) in journal.stamps() {
         let stamp = stamp.ok_or_else(|| no_undo_file(undo))?;
         let path = recovery::place_of(name, image, opener)?;
@@ -149,8 +176,9 @@ fn check_unchanged(
             .in_file(path)
             .hint("restore it from a copy; if it is to stay as it is, delete the undo file"));
         }
+        files.push(path);
     }
-    Ok(())
+    Ok(files)
 }
 
 fn no_undo_file(path: &Path) -> Error {

@@ -40,6 +40,14 @@ impl Salt {
     pub(super) fn new() -> Self {
         Self(RandomState::new().build_hasher().finish())
     }
+
+    pub(super) const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_le_bytes(bytes))
+    }
 }
 
 /// What the first bytes of a file say.

@@ -1,13 +1,13 @@
 //! What a killed run left: finding its journal, and putting the files back as they were.
 
 use std::fs::TryLockError;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::kept::Stamp;
+use super::pointer::{self, Beside};
 use super::record::{Before, HEAD, Head, Record, Salt, read_head};
-use super::{Journal, canonical, lock, remove};
+use super::{Journal, canonical, kept, lock, remove};
 use crate::{Error, File, Opener, Result, Storage, StorageMut};
 
 /// A journal that is there although nobody here began it.
@@ -17,6 +17,13 @@ pub enum Leftover {
     Running(PathBuf),
     /// Its run was killed, and this image is half changed.
     Killed(PathBuf),
+    /// The run that was killed changed several images, and the journal is beside another one.
+    KilledAlong {
+        /// This image.
+        file: PathBuf,
+        /// The one that has the journal.
+        image: PathBuf,
+    },
 }
 
 impl Leftover {
@@ -35,6 +42,15 @@ impl Leftover {
                         image.display()
                     ))
             }
+            Self::KilledAlong { file, image } => Error::usage(format!(
+                "was left half changed by a run that was killed; the journal is that of {}",
+                image.display()
+            ))
+            .in_file(file)
+            .hint(format!(
+                "`rehost undo {}` rolls back the change of all images of that run",
+                file.display()
+            )),
         }
     }
 }
@@ -46,20 +62,24 @@ impl Leftover {
 pub fn left_over(image: &Path) -> Result<Option<Leftover>> {
     let image = canonical(image)?;
     let journal = Journal::name_for(&image);
-    match journal.symlink_metadata() {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("cannot be examined", error).in_file(journal)),
-        Ok(_) => {}
-    }
-    let file = File::open(&journal)?;
-    let locked = file
-        .as_file()
-        .is_some_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)));
-    Ok(Some(if locked {
-        Leftover::Running(image)
-    } else {
-        Leftover::Killed(image)
-    }))
+    let is_locked = |path: &Path| -> Result<bool> {
+        let file = File::open(path)?;
+        let locked =
+            |file: &std::fs::File| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        Ok(file.as_file().is_some_and(locked))
+    };
+    Ok(match pointer::beside(&journal)? {
+        Beside::Nothing => None,
+        Beside::Own if is_locked(&journal)? => Some(Leftover::Running(image)),
+        Beside::Own => Some(Leftover::Killed(image)),
+        Beside::Pointer(pointer) if !pointer.holds(&journal, Journal::name_for)? => None,
+        // A run that changes an image holds its lock too.
+        Beside::Pointer(_) if is_locked(&image)? => Some(Leftover::Running(image)),
+        Beside::Pointer(pointer) => Some(Leftover::KilledAlong {
+            image: pointer.named(&journal),
+            file: image,
+        }),
+    })
 }
 
 /// What was put back.
@@ -72,19 +92,20 @@ pub struct Recovered {
 }
 
 /// Rolls back the change of `image` that was interrupted: every file that the journal covers is bit
-/// for bit and in its length as it was before. Can itself be interrupted and run again. Files other
-/// than the image are named by the journal, so they must pass `opener`.
+/// for bit and in its length as it was before, whichever of them `image` is. Can itself be interrupted
+/// and run again. Files other than the image are named by the journal, so they must pass `opener`.
 ///
 /// # Errors
 /// Usage when there is no journal, or its run is still at work; Corrupt, with nothing changed, when the
 /// journal is damaged in a part that may have been needed; Io when a file cannot be written.
 pub fn recover(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
     let image = canonical(image)?;
+    let image = pointer::image_of(&image, Journal::name_for, opener)?.unwrap_or(image);
     let path = Journal::name_for(&image);
     match left_over(&image)? {
         None => return Err(Error::usage("has no journal: there is nothing to undo").in_file(image)),
-        Some(left @ Leftover::Running(_)) => return Err(left.error()),
         Some(Leftover::Killed(_)) => {}
+        Some(left) => return Err(left.error()),
     }
     let storage = File::open_mut(&path)?;
     lock(&storage, &path)?;
@@ -106,6 +127,10 @@ pub fn recover(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
         files.get(nth).map(|(_, file)| Arc::clone(file))
     })?;
     remove(&path)?;
+    for (file, _) in &files {
+        pointer::forget(&Journal::name_for(file), journal.salt);
+        pointer::forget(&kept::name_for(file), journal.salt);
+    }
     Ok(Recovered {
         files: files.into_iter().map(|(path, _)| path).collect(),
         bytes,
@@ -127,7 +152,7 @@ pub(super) fn place_of(name: &Path, image: &Path, opener: &dyn Opener) -> Result
 /// A journal whose records were all looked at.
 #[derive(Debug)]
 pub(super) struct Checked {
-    salt: Salt,
+    pub(super) salt: Salt,
     files: Vec<CoveredFile>,
     /// Where the last whole record ends.
     end: u64,

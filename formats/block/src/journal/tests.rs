@@ -95,6 +95,7 @@ fn rolling_back_and_recovering_give_every_byte_and_length_back() {
             let recovered = recover(&a, &SameFolder).unwrap();
             assert_eq!(recovered.files, [a.clone(), b.clone()]);
             assert!(recover(&a, &SameFolder).is_err());
+            assert!(recover(&b, &SameFolder).is_err());
         } else {
             journal.roll_back().unwrap();
         }
@@ -214,7 +215,14 @@ fn a_file_that_is_open_elsewhere_for_changes_is_refused() {
     let (a, _) = image(folder.path(), "a", 1000);
     let (b, _) = image(folder.path(), "b", 1000);
     let first = Journal::begin(&a).unwrap();
-    let _open = first.open(&b).unwrap();
+    let open = first.open(&b).unwrap();
+    let error = Journal::begin(&b).unwrap_err();
+    assert!(error.to_string().contains("another run"), "{error}");
+    first.commit().unwrap();
+    // Another program's lock.
+    let held = File::open(&b).unwrap();
+    drop(open);
+    held.as_file().unwrap().lock().unwrap();
     let second = Journal::begin(&b).unwrap();
     let error = second.open(&b).unwrap_err();
     assert!(error.to_string().contains("in use"), "{error}");
@@ -320,4 +328,129 @@ fn an_undoing_that_was_killed_is_finished_as_any_change() {
     ));
     recover(&path, &SameFolder).unwrap();
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn every_file_of_a_killed_change_is_refused_and_any_of_them_brings_all_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, a_before) = image(folder.path(), "a", 300_000);
+    let (b, b_before) = image(folder.path(), "b", 70_001);
+    let journal = Journal::begin(&a).unwrap();
+    let files = [journal.open(&a).unwrap(), journal.open(&b).unwrap()];
+    for file in &files {
+        apply(&**file, &some_changes()).unwrap();
+    }
+    assert!(matches!(left_over(&b).unwrap(), Some(Leftover::Running(_))));
+    drop((journal, files));
+    let left = left_over(&b).unwrap().unwrap();
+    assert_eq!(
+        left,
+        Leftover::KilledAlong {
+            file: b.clone(),
+            image: a.clone()
+        }
+    );
+    let error = Journal::begin(&b).unwrap_err().to_string();
+    for part in ["half changed", "journal is that of", "rehost undo"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert_eq!(
+        recover(&b, &SameFolder).unwrap().files,
+        [a.clone(), b.clone()]
+    );
+    assert!(fs::read(&a).unwrap() == a_before);
+    assert!(fs::read(&b).unwrap() == b_before);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_change_of_several_files_that_was_kept_is_taken_back_by_the_name_of_any() {
+    for nth in 0..2 {
+        let folder = tempfile::tempdir().unwrap();
+        let images = ["a", "b"].map(|name| image(folder.path(), name, 300_000));
+        let journal = Journal::begin(&images[0].0).unwrap();
+        for (path, _) in &images {
+            let file = journal.open(path).unwrap();
+            apply(&*file, &some_changes()).unwrap();
+        }
+        journal.keep().unwrap();
+        for (path, _) in &images {
+            assert!(left_over(path).unwrap().is_none(), "the image can be used");
+            assert!(kept::refuse_second(path).is_err());
+        }
+        kept::undo(&images[nth].0, &SameFolder).unwrap();
+        for (path, before) in &images {
+            assert!(fs::read(path).unwrap() == *before);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}
+
+#[test]
+fn a_note_that_a_finished_change_left_says_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, _) = image(folder.path(), "a", 1000);
+    let (b, _) = image(folder.path(), "b", 1000);
+    let journal = Journal::begin(&a).unwrap();
+    journal.open(&b).unwrap().write_at(b"new", 0).unwrap();
+    let note = Journal::name_for(&b);
+    let forgotten = fs::read(&note).unwrap();
+    journal.commit().unwrap();
+    assert!(!note.exists());
+    fs::write(&note, &forgotten).unwrap();
+    assert!(left_over(&b).unwrap().is_none());
+    // Nor while another change is under way.
+    let other = Journal::begin(&a).unwrap();
+    assert!(left_over(&b).unwrap().is_none());
+    other.open(&b).unwrap().write_at(b"newer", 0).unwrap();
+    assert_ne!(fs::read(&note).unwrap(), forgotten);
+    other.roll_back().unwrap();
+    fs::write(&note, &forgotten).unwrap();
+    Journal::begin(&b).unwrap().commit().unwrap();
+    assert!(!note.exists());
+}
+
+#[test]
+fn a_note_that_is_damaged_or_has_lost_its_image_is_no_leave() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, _) = image(folder.path(), "a", 1000);
+    let (b, _) = image(folder.path(), "b", 1000);
+    let journal = Journal::begin(&a).unwrap();
+    journal.open(&b).unwrap().write_at(b"new", 0).unwrap();
+    drop(journal);
+    let note = Journal::name_for(&b);
+    let whole = fs::read(&note).unwrap();
+    for at in 8..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&note, bytes).unwrap();
+        assert_eq!(left_over(&b).unwrap_err().kind(), Kind::Corrupt, "{at}");
+    }
+    fs::write(&note, &whole).unwrap();
+    let away = tempfile::tempdir().unwrap();
+    let moved = away.path().join("b");
+    fs::copy(&b, &moved).unwrap();
+    fs::copy(&note, Journal::name_for(&moved)).unwrap();
+    assert!(left_over(&moved).unwrap().is_some());
+    assert!(recover(&moved, &SameFolder).is_err());
+}
+
+#[test]
+fn a_note_does_not_lead_out_of_the_folder_unless_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let away = tempfile::tempdir().unwrap();
+    let (a, a_before) = image(away.path(), "a", 1000);
+    let (b, b_before) = image(folder.path(), "b", 1000);
+    let journal = Journal::begin(&a).unwrap();
+    for path in [&a, &b] {
+        journal.open(path).unwrap().write_at(b"new", 0).unwrap();
+    }
+    drop(journal);
+    assert!(left_over(&b).unwrap().is_some());
+    let error = recover(&b, &SameFolder).unwrap_err();
+    assert!(error.to_string().contains("--allow-path"), "{error}");
+    let both = [away.path().to_owned(), folder.path().to_owned()];
+    recover(&b, &crate::AllowedFolders::new(both).unwrap()).unwrap();
+    assert!(fs::read(&a).unwrap() == a_before);
+    assert!(fs::read(&b).unwrap() == b_before);
 }
