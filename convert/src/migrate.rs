@@ -203,7 +203,9 @@ impl Run<'_> {
         let hardware = self.migration.hardware;
         // What cannot be described is better refused before the guest is edited and booted.
         let bus = hardware.boot_bus(self.firmware())?;
-        Form::of(&hardware)?.check(bus.name, self.firmware(), disks.len())?;
+        let form = Form::of(&hardware)?;
+        form.check(bus.name, self.firmware(), disks.len())?;
+        form.check_cards(self.vm()?.nics.len())?;
         let secrets = &self.migration.booting.secrets;
         let options = PlanOptions {
             serial_console: self.migration.serial_console,

@@ -68,16 +68,64 @@ impl Form {
         }
     }
 
+    /// As [`Form::check`], for its network cards.
+    ///
+    /// # Errors
+    /// Unsupported, by name, for more of them than such a machine has.
+    pub fn check_cards(self, cards: usize) -> Result<()> {
+        let (machine, most) = match self {
+            Self::Vmx => ("a VMware machine", vmx::MOST_CARDS),
+            Self::HyperV => ("a Hyper-V machine", hyperv::MOST_CARDS),
+            // A domain gets a PCI Express port for each; of a physical machine nobody knows.
+            Self::Libvirt | Self::Physical => return Ok(()),
+        };
+        if cards <= most {
+            return Ok(());
+        }
+        Err(
+            Error::unsupported(format!("{machine} has no room for so many network cards"))
+                .mismatch(format!("at most {most}"), cards)
+                .hint("remove what the guest can do without from the machine's description"),
+        )
+    }
+
     /// The content of its file.
     ///
     /// # Errors
-    /// As [`Form::check`].
+    /// As [`Form::check`] and [`Form::check_cards`].
     pub fn write(self, machine: &NewMachine) -> Result<String> {
+        self.check_cards(machine.nics.len())?;
         match self {
             Self::Libvirt => libvirt::domain(machine),
             Self::Vmx => vmx::vmx(machine),
             Self::HyperV => hyperv::script(machine),
             Self::Physical => Ok(physical::note(machine)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_network_cards_than_a_machine_takes_are_refused_by_number() {
+        for (form, bus, most) in [(Form::Vmx, "pvscsi", 10), (Form::HyperV, "ide", 8)] {
+            let mut machine = sample(bus, 1);
+            machine.nics = vec![machine.nics[0].clone(); most];
+            form.check_cards(most).unwrap();
+            form.write(&machine).unwrap();
+            machine.nics.push(machine.nics[0].clone());
+            for error in [
+                form.check_cards(most + 1).unwrap_err(),
+                form.write(&machine).unwrap_err(),
+            ] {
+                assert_eq!(error.kind(), rehost_block::Kind::Unsupported);
+                let error = error.to_string();
+                assert!(error.contains("network cards"), "{error}");
+                assert!(error.contains(&format!("at most {most}")), "{error}");
+            }
+        }
+        Form::Libvirt.check_cards(20).unwrap();
     }
 }

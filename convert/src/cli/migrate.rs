@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use anyhow::Result;
 
-use super::args::{Migrate, Shape, StartedBy};
+use super::args::{Hypervisor, Migrate, Shape, StartedBy};
 use super::inject::{console, first_boot, hardware};
 use super::verify::booting;
 use super::{Answer, output};
@@ -13,7 +13,7 @@ use crate::migrate::{Boots, Migration, Stop, migrate};
 use crate::proof::Booting;
 use crate::report::Ending;
 use crate::source::Firmware;
-use crate::source::disks::Wishes;
+use crate::source::disks::{Cards, Wishes};
 use crate::unfinished::Existing;
 
 /// Runs the command.
@@ -24,7 +24,7 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
         more: &args.more.disks,
         format: args.opening.format,
         allow_paths: &args.opening.allow_paths,
-        wishes: wishes(&args.shape),
+        wishes: wishes(&args.shape, args.to),
         hardware: hardware(args.to, &args.editing)?,
         stop: match &args.output {
             Some(folder) if !args.editing.dry_run => Stop::Never { folder },
@@ -72,7 +72,11 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
 }
 
 /// The machine as typed.
-fn wishes(args: &Shape) -> Wishes {
+fn wishes(args: &Shape, target: Hypervisor) -> Wishes {
+    let cards = match target {
+        Hypervisor::Physical => Cards::Own,
+        Hypervisor::Kvm | Hypervisor::Vmware | Hypervisor::Hyperv => Cards::Made,
+    };
     Wishes {
         vcpus: args.cpus.and_then(NonZeroU32::new),
         memory_mib: args.memory.and_then(NonZeroU64::new),
@@ -81,5 +85,6 @@ fn wishes(args: &Shape) -> Wishes {
             StartedBy::Uefi => Firmware::Efi,
         }),
         macs: args.macs.clone(),
+        cards,
     }
 }

@@ -70,12 +70,7 @@ impl Run<'_> {
                 disks::machine(&paths, &guest.inspection)
             }
         };
-        // The cards of a machine that is made stay as they were; those of a physical one are its own.
-        let wishes = &self.migration.wishes;
-        if self.migration.hardware.target.name == "physical" && !wishes.macs.is_empty() {
-            vm.nics.iter_mut().for_each(|nic| nic.mac = None);
-        }
-        decisions.extend(wishes.apply(&mut vm)?);
+        decisions.extend(self.migration.wishes.apply(&mut vm)?);
         if !decisions.is_empty() {
             self.voice.step("Deciding what the machine is to have.");
         }

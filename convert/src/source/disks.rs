@@ -18,6 +18,16 @@ use crate::report::Decision;
 const VCPUS: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 const MEMORY_MIB: NonZeroU64 = NonZeroU64::MIN.saturating_add(2047);
 
+/// Whose network cards the new machine has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cards {
+    /// They are made, with the addresses of the old ones.
+    #[default]
+    Made,
+    /// A physical machine's own, whose addresses the user knows.
+    Own,
+}
+
 /// What the user says of the machine.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
@@ -29,6 +39,8 @@ pub struct Wishes {
     pub firmware: Option<Firmware>,
     /// Addresses of its network cards, in order.
     pub macs: Vec<Mac>,
+    /// Whose these cards are.
+    pub cards: Cards,
 }
 
 /// The machine on `disks`, of which `inspection` tells what is on them.
@@ -180,16 +192,31 @@ impl Wishes {
                 "--firmware",
             );
         }
+        self.give_addresses(vm)?;
+        decisions.extend(self.without_address(vm));
+        Ok(decisions)
+    }
+
+    /// Gives the cards of `vm` the addresses that the user names.
+    fn give_addresses(&self, vm: &mut Vm) -> Result<()> {
+        if self.cards == Cards::Own && !self.macs.is_empty() {
+            // Those of the old machine stay with it.
+            vm.nics.iter_mut().for_each(|nic| nic.mac = None);
+        }
         let mut macs = self.macs.iter();
         for nic in vm.nics.iter_mut().filter(|nic| nic.mac.is_none()) {
             nic.mac = macs.next().map(Mac::to_string);
         }
         let more: Vec<&Mac> = macs.collect();
-        if let Some(first) = more.first().filter(|_| !alone) {
+        if let Some(first) = more.first().filter(|_| vm.described != Described::Disks) {
+            let hint = match self.cards {
+                Cards::Made => "its description gives its cards their addresses; leave --mac out",
+                Cards::Own => "name an address for each card that its description has",
+            };
             return Err(
                 Error::usage(format!("the machine has no card that {first} could be for"))
                     .in_file(&vm.path)
-                    .hint("its description gives its cards their addresses; leave --mac out"),
+                    .hint(hint),
             );
         }
         let next = u32::try_from(vm.nics.len()).unwrap_or(u32::MAX);
@@ -204,22 +231,53 @@ impl Wishes {
                 guest_name: None,
             });
         }
-        for nic in vm.nics.iter().filter(|nic| nic.mac.is_none()) {
-            let card = match &nic.guest_name {
+        Ok(())
+    }
+
+    /// What becomes of the cards whose address nobody said: one sentence for all of them.
+    fn without_address(&self, vm: &Vm) -> Option<Decision> {
+        let left: Vec<String> = vm
+            .nics
+            .iter()
+            .filter(|nic| nic.mac.is_none())
+            .map(|nic| match &nic.guest_name {
                 Some(name) => format!("the network card {name}"),
                 None => format!("network card {}", nic.number),
-            };
-            let evidence = if alone {
-                "a disk does not say it; --mac does, once for each card in order"
-            } else {
-                "the machine's description does not say it"
-            };
-            decided(
-                format!("the address (MAC) of {card} is not known, and the new machine makes one"),
-                evidence,
-            );
+            })
+            .collect();
+        if left.is_empty() {
+            return None;
         }
-        Ok(decisions)
+        let cards = left.join(" and ");
+        if self.cards == Cards::Own {
+            let (what, evidence) = if self.macs.is_empty() {
+                let what = format!("the address (MAC) of {cards} is not known");
+                (
+                    what,
+                    "nothing says it; --mac does, once for each card in order".to_owned(),
+                )
+            } else {
+                let what = format!("no card of the new machine is named for {cards}");
+                let named = format!("--mac names {} of {}", self.macs.len(), vm.nics.len());
+                (what, named)
+            };
+            let what = format!("{what}; what the guest calls it there is left to chance");
+            return Some(Decision { what, evidence });
+        }
+        let made = if left.len() == 1 {
+            format!("the address (MAC) of {cards} is not known, and the new machine makes one")
+        } else {
+            format!("the addresses (MAC) of {cards} are not known, and the new machine makes them")
+        };
+        let evidence = if vm.described == Described::Disks {
+            "a disk does not say it; --mac does, once for each card in order"
+        } else {
+            "the machine's description does not say it"
+        };
+        Some(Decision {
+            what: made,
+            evidence: evidence.to_owned(),
+        })
     }
 }
 
@@ -292,5 +350,59 @@ mod tests {
         described.described = Described::Libvirt;
         let error = wishes.apply(&mut described).unwrap_err().to_string();
         assert!(error.contains("02:00:00:00:00:02"), "{error}");
+    }
+
+    #[test]
+    fn a_physical_machine_with_fewer_addresses_than_cards_is_told_of_once_and_makes_none() {
+        let mut vm = lone(3);
+        vm.described = Described::Vmx;
+        for (nic, name) in vm.nics.iter_mut().zip(["ens192", "ens224", "ens256"]) {
+            nic.guest_name = Some(name.to_owned());
+            nic.mac = Some("00:0c:29:00:00:01".to_owned());
+        }
+        let mut wishes = Wishes {
+            macs: vec!["02:00:00:00:00:01".parse().unwrap()],
+            cards: Cards::Own,
+            ..Wishes::default()
+        };
+        let old = vm.clone();
+        let decisions = wishes.apply(&mut vm).unwrap();
+        let addresses: Vec<Option<&str>> = vm.nics.iter().map(|nic| nic.mac.as_deref()).collect();
+        assert_eq!(addresses, [Some("02:00:00:00:00:01"), None, None]);
+        let [decision] = &decisions[..] else {
+            panic!("{decisions:?}");
+        };
+        assert!(
+            decision
+                .what
+                .contains("named for the network card ens224 and the network card ens256"),
+            "{decision:?}"
+        );
+        assert!(!decision.what.contains("makes"), "{decision:?}");
+        assert_eq!(decision.evidence, "--mac names 1 of 3");
+        // The old machine's addresses stay in the guest where none is named.
+        wishes.macs.clear();
+        let mut vm = old.clone();
+        assert!(wishes.apply(&mut vm).unwrap().is_empty());
+        assert_eq!(vm.nics, old.nics);
+        // More than the guest knows cards are a slip.
+        wishes.macs = vec!["02:00:00:00:00:01".parse().unwrap(); 4];
+        let error = wishes.apply(&mut vm).unwrap_err().to_string();
+        assert!(error.contains("each card"), "{error}");
+    }
+
+    #[test]
+    fn cards_without_an_address_are_told_of_in_one_sentence() {
+        let mut vm = lone(2);
+        let decisions = Wishes::default().apply(&mut vm).unwrap();
+        let about = decisions
+            .iter()
+            .filter(|decision| decision.what.contains("MAC"));
+        let about: Vec<&Decision> = about.collect();
+        assert_eq!(about.len(), 1, "{decisions:?}");
+        assert!(
+            about[0].what.ends_with("the new machine makes them"),
+            "{about:?}"
+        );
     }
 }

@@ -17,6 +17,10 @@ use crate::source::Firmware;
 const IDE_DISKS: usize = 3;
 const SCSI_DISKS: usize = 64;
 
+/// Synthetic network cards of one machine (Microsoft, "Plan for Hyper-V scalability": Windows Server 2016 has
+/// the fewest).
+pub(super) const MOST_CARDS: usize = 8;
+
 /// Memory comes in steps of 2 MiB.
 const MEMORY_STEP_MIB: u64 = 2;
 

@@ -91,6 +91,15 @@ fn add_nics(note: &mut String, machine: &NewMachine) {
          --mac when you migrate, or put them into the guest's /etc/systemd/network/10-rehost-*.link.",
         cards.join("\n")
     );
+    let others = machine.nics.iter().filter(|nic| nic.mac.is_none());
+    let others: Vec<&str> = others.filter_map(|nic| nic.guest_name.as_deref()).collect();
+    if !others.is_empty() {
+        let _ = writeln!(
+            note,
+            "\nIts configuration has these cards too, for which no address was named: {}.",
+            others.join(", ")
+        );
+    }
 }
 
 /// `text` as one word of a shell's.
@@ -120,6 +129,14 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+        assert!(!text.contains("no address was named"), "{text}");
+        let other = super::super::NewNic {
+            mac: None,
+            guest_name: Some("ens224".to_owned()),
+        };
+        machine.nics.push(other);
+        let text = note(&machine);
+        assert!(text.contains("no address was named: ens224."), "{text}");
         machine.firmware = Firmware::Efi;
         machine.nics.clear();
         let text = note(&machine);

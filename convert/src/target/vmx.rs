@@ -21,6 +21,9 @@ const HARDWARE: &str = "19";
 const CONTROLLER_SLOT: u32 = 160;
 const NIC_SLOTS: [u32; 3] = [192, 224, 256];
 
+/// Network cards of one machine (VMware's configuration maximums of vSphere 7.0).
+pub(super) const MOST_CARDS: usize = 10;
+
 /// A kind of controller, as VMware's keys have it.
 struct Controller {
     /// How its keys begin.
