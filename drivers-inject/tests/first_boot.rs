@@ -26,6 +26,28 @@ fn file(name: &str, content: &[u8]) -> FirstBootFile {
     }
 }
 
+/// A Debian package of nothing but its control file, and what makes it another.
+fn deb(control: &str, other: &str) -> Vec<u8> {
+    let mut header = [0u8; 512];
+    header[..9].copy_from_slice(b"./control");
+    header[124..135].copy_from_slice(format!("{:011o}", control.len()).as_bytes());
+    let mut tar = header.to_vec();
+    tar.extend(control.as_bytes());
+    tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+    let mut package = b"!<arch>\n".to_vec();
+    let members = [
+        ("debian-binary", &b"2.0\n"[..]),
+        ("control.tar", &tar),
+        ("data.tar", other.as_bytes()),
+    ];
+    for (name, content) in members {
+        let len = content.len();
+        package.extend(format!("{name:<16}{0:<12}{0:<6}{0:<6}100644  {len:<10}`\n", 0).bytes());
+        package.extend(content);
+    }
+    package
+}
+
 fn scripts(scripts: &[(&str, &str)]) -> PlanOptions {
     let scripts = scripts
         .iter()
@@ -210,7 +232,7 @@ fn what_cannot_be_started_or_installed_is_refused_by_name() {
     let error = refused(
         Init::Systemd,
         FirstBoot {
-            packages: vec![file("agent.deb", b"!<arch>\ndebian-binary   1")],
+            packages: vec![file("agent.deb", &deb("Package: a\n", ""))],
             ..FirstBoot::default()
         },
     );
@@ -234,7 +256,7 @@ fn an_agent_that_is_there_already_is_left_out() {
     });
     let options = PlanOptions {
         first_boot: FirstBoot {
-            guest_agent: Some(file("agent.deb", b"!<arch>\ndebian-binary   1")),
+            guest_agent: Some(file("agent.deb", &deb("Package: a\n", ""))),
             ..FirstBoot::default()
         },
         ..PlanOptions::default()
@@ -263,6 +285,7 @@ fn moved(folder: &Path, root: &Path) {
             "/var/lib/rehost",
             "/var/log/rehost",
             "/etc/systemd",
+            "/run/systemd",
             "/etc/init.d",
             "/etc/rc2.d",
         ] {
@@ -279,7 +302,8 @@ fn stubs() -> tempfile::TempDir {
     for (name, text) in [
         (
             "dpkg",
-            "echo \"dpkg $1 ${2##*/}, $DEBIAN_FRONTEND\"\n! grep -q broken \"$2\" || exit 2\n",
+            "echo \"dpkg $*, $DEBIAN_FRONTEND\"\n\
+             [ \"$1\" = --audit ] || ! grep -q broken $2 $3 $4 || exit 2\n",
         ),
         ("systemctl", "echo \"systemctl $*\"\n"),
     ] {
@@ -292,7 +316,11 @@ fn stubs() -> tempfile::TempDir {
 
 #[test]
 fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
-    for shell in [&["dash"][..], &["bash", "--posix"], &["busybox", "sh"]] {
+    for (shell, broken) in [
+        (&["dash"][..], ""),
+        (&["bash", "--posix"], "broken"),
+        (&["busybox", "sh"], "broken"),
+    ] {
         if !have(&shell[..1]) {
             continue;
         }
@@ -303,10 +331,10 @@ fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
             ("one.sh", "#!/bin/sh\necho one; exit 3\n"),
             ("t w o", "#!/bin/sh\necho two\n"),
         ]);
-        options.first_boot.guest_agent = Some(file("agent.deb", b"!<arch>\ndebian-binary   1"));
+        options.first_boot.guest_agent = Some(file("agent.deb", &deb("Package: a\n", "")));
         options.first_boot.packages = vec![
-            file("x.deb", b"!<arch>\ndebian-binary   1"),
-            file("x.deb", b"!<arch>\ndebian-binary   broken"),
+            file("x.deb", &deb("Package: x\n", "")),
+            file("x.deb", &deb("Package: y\n", broken)),
         ];
         let plan = planned(Init::Systemd, &files, &options);
         carry_out(&plan, &files);
@@ -318,6 +346,7 @@ fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
             .args(&shell[1..])
             .arg(&runner)
             .env("PATH", format!("{}:{path}", stubs.path().display()))
+            .env_remove("DEBIAN_FRONTEND")
             .output()
             .unwrap();
         assert!(ran.status.success(), "{shell:?}");
@@ -326,17 +355,22 @@ fn the_runner_runs_each_script_once_in_every_shell_and_leaves_its_log_alone() {
         assert_eq!(said, log);
         let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} in {log}"));
         let order = [
-            at("rehost first boot: 001-install-agent.deb\ndpkg -i 001-agent.deb, noninteractive\n"),
-            at("systemctl enable --now qemu-guest-agent.service\n"),
-            at("rehost first boot: 001-install-agent.deb ended with 0\n"),
-            at("rehost first boot: 002-install-x.deb\ndpkg -i 002-x.deb, noninteractive\n"),
-            at("rehost first boot: 002-install-x.deb ended with 0\n"),
-            at("rehost first boot: 003-install-x.deb\ndpkg -i 003-x.deb, noninteractive\n"),
-            at("rehost first boot: 003-install-x.deb ended with 2\n"),
-            at("rehost first boot: 004-one.sh\none\n"),
-            at("rehost first boot: 004-one.sh ended with 3\n"),
-            at("rehost first boot: 005-t_w_o\ntwo\n"),
-            at("rehost first boot: 005-t_w_o ended with 0\n"),
+            at("rehost first boot: 001-install-deb\n\
+                 dpkg -i 001-agent.deb 002-x.deb 003-x.deb, noninteractive\n"),
+            at(if broken.is_empty() {
+                "rehost first boot: 001-install-deb ended with 0\n"
+            } else {
+                "not everything was installed; what dpkg leaves half done:\ndpkg --audit, \n\
+                 rehost first boot: 001-install-deb ended with 2\n"
+            }),
+            at("rehost first boot: 002-start-guest-agent\n\
+                 systemctl enable qemu-guest-agent.service\n\
+                 systemctl --no-block start qemu-guest-agent.service\n"),
+            at("rehost first boot: 002-start-guest-agent ended with 0\n"),
+            at("rehost first boot: 003-one.sh\none\n"),
+            at("rehost first boot: 003-one.sh ended with 3\n"),
+            at("rehost first boot: 004-t_w_o\ntwo\n"),
+            at("rehost first boot: 004-t_w_o ended with 0\n"),
         ];
         assert!(order.is_sorted(), "{log}");
         assert!(!root.join("var/lib/rehost").exists(), "it goes");
@@ -381,4 +415,55 @@ fn a_script_that_leaves_something_running_does_not_hold_the_boot() {
         let ended = Command::new("kill").arg(left.unwrap()).status().unwrap();
         assert!(ended.success(), "it still ran");
     }
+}
+
+#[test]
+fn a_package_that_needs_more_than_the_guest_has_is_told_of_by_name() {
+    let (_keep, files) = guest();
+    files.put("/usr/bin/dpkg", "");
+    let agent = deb(
+        "Package: agent\nDepends: libc6 (>= 2.34), libnuma1, liburing2 (>= 2.3)\n",
+        "",
+    );
+    let told = |packages: &[(&str, &[u8])]| {
+        let packages = packages.iter().map(|(name, content)| file(name, content));
+        let options = PlanOptions {
+            first_boot: FirstBoot {
+                guest_agent: Some(file("agent.deb", &agent)),
+                packages: packages.collect(),
+                ..FirstBoot::default()
+            },
+            ..PlanOptions::default()
+        };
+        planned(Init::Systemd, &files, &options).notes
+    };
+    assert!(told(&[]).is_empty(), "nobody knows what is installed");
+    files.put(
+        "/var/lib/dpkg/status",
+        "Package: libc6\nStatus: install ok installed\n",
+    );
+    let uring = deb("Package: liburing2\nDepends: libc6\n", "");
+    let notes = told(&[("uring.deb", &uring)]);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    let note = notes[0].to_string();
+    assert!(note.contains("agent.deb needs libnuma1,"), "{note}");
+    assert!(note.contains("--package"), "{note}");
+    let numa = deb("Package: libnuma1\n", "");
+    let notes = told(&[("uring.deb", &uring), ("numa.deb", &numa)]);
+    assert!(notes.is_empty(), "{notes:?}");
+
+    let mut guest = system(Vec::new());
+    guest.init = Init::Systemd;
+    let options = PlanOptions {
+        first_boot: FirstBoot {
+            packages: vec![file("cut.deb", &numa[..numa.len() - 600])],
+            ..FirstBoot::default()
+        },
+        ..PlanOptions::default()
+    };
+    let error = plan(&inspection(guest), &files, &KVM, &options).unwrap_err();
+    assert!(
+        error.to_string().contains("cut.deb is not a whole"),
+        "{error}"
+    );
 }

@@ -108,13 +108,36 @@ fn judges_path() -> String {
     )
 }
 
-/// The folder of a sample guest built by `scripts/build-guest`, if it is there.
-pub(crate) fn guest(name: &str) -> Option<PathBuf> {
-    let folder = match std::env::var_os("REHOST_GUESTS") {
+/// Where the sample guests are, and packages for them.
+fn guests() -> PathBuf {
+    match std::env::var_os("REHOST_GUESTS") {
         Some(folder) => PathBuf::from(folder),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests"),
+    }
+}
+
+/// The packages that `scripts/fetch-packages` fetched, the first of them by its name, if they are there.
+pub(crate) fn packages(name: &str) -> Option<(PathBuf, Vec<PathBuf>)> {
+    let Ok(entries) = fs::read_dir(guests().join(format!("packages/{name}"))) else {
+        println!("skipped: needs {name} of scripts/fetch-packages");
+        return None;
     };
-    let guest = folder.join(name);
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_first = |path: &PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(name)
+    };
+    let (mut first, mut others): (Vec<_>, Vec<_>) = paths.partition(is_first);
+    others.sort();
+    Some((first.pop().unwrap(), others))
+}
+
+/// The folder of a sample guest built by `scripts/build-guest`, if it is there.
+pub(crate) fn guest(name: &str) -> Option<PathBuf> {
+    let guest = guests().join(name);
     if guest.join("guest.vmx").is_file() {
         Some(guest)
     } else {

@@ -7,7 +7,10 @@
 //! `/var/log/rehost-first-boot.log`, and removes everything that was put there but for that.
 //!
 //! Left out on purpose, refused by name: guests whose first process is not known or has no folder or
-//! table to be told in, and packages that the guest has no program for. What a package depends on is not fetched.
+//! table to be told in, and packages that the guest has no program for. What a package depends on is not
+//! fetched; of a Debian one that needs more than the guest has, that is told.
+
+mod deb;
 
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use rehost_inspect::model::{Init, Place, Severity};
 
 use super::text::{LineEdit, TextChanges};
 use super::{Change, Edit, Note, Planner};
+use deb::Control;
 
 /// Where the runner is, and what it runs.
 const HOME: &str = "/var/lib/rehost/first-boot";
@@ -61,34 +65,53 @@ impl FirstBoot {
 }
 
 /// A kind of package.
+#[derive(PartialEq, Eq)]
 struct Kind {
     name: &'static str,
     /// What installs it, and where it may be.
     programs: &'static [&'static str],
-    /// With the file as `$file`.
+    /// Followed by the files: all at once, because they may need each other.
     command: &'static str,
+    /// What to say when that failed.
+    failed: &'static str,
 }
 
 const DEB: Kind = Kind {
     name: "deb",
     programs: &["/usr/bin/dpkg", "/bin/dpkg"],
-    command: "DEBIAN_FRONTEND=noninteractive dpkg -i \"$file\"",
+    command: "DEBIAN_FRONTEND=noninteractive dpkg -i",
+    failed: "\techo \"not everything was installed; what dpkg leaves half done:\"\n\tdpkg --audit\n",
 };
 const RPM: Kind = Kind {
     name: "rpm",
     programs: &["/usr/bin/rpm", "/bin/rpm"],
-    command: "rpm -U --replacepkgs \"$file\"",
+    command: "rpm -U --replacepkgs",
+    failed: "\techo \"nothing of this was installed\"\n",
 };
 const APK: Kind = Kind {
     name: "apk",
     programs: &["/sbin/apk", "/usr/sbin/apk", "/usr/bin/apk"],
-    command: "apk add --allow-untrusted --no-network \"$file\"",
+    command: "apk add --allow-untrusted --no-network",
+    failed: "\techo \"nothing of this was installed\"\n",
 };
 
-/// Starts the agent, whatever starts services; it is `qemu-ga` in RHEL 6.
+/// Where dpkg keeps what is installed.
+const DPKG_STATUS: &str = "/var/lib/dpkg/status";
+
+/// The agent's port is there on the new hardware, and not in every machine that boots the guest before, a
+/// proof's among them: Debian's package starts the agent, whose unit waits for the port, 90 s as systemd
+/// comes. Not longer than a moment, until the next boot: tried with systemd 252.
+const WAIT_SHORTLY: &str = r#"if [ -d /run/systemd/system ]; then
+	port='/run/systemd/system/dev-virtio\x2dports-org.qemu.guest_agent.0.device.d'
+	mkdir -p "$port" && printf '[Unit]\nJobRunningTimeoutSec=5\n' >"$port/rehost.conf"
+fi
+"#;
+
+/// Starts the agent, whatever starts services; it is `qemu-ga` in RHEL 6. Debian's is started by the port.
 const START_AGENT: &str = "\
+#!/bin/sh
 if command -v systemctl >/dev/null 2>&1; then
-	systemctl enable --now qemu-guest-agent.service
+	systemctl enable qemu-guest-agent.service && systemctl --no-block start qemu-guest-agent.service
 elif command -v rc-update >/dev/null 2>&1; then
 	rc-update add qemu-guest-agent default && rc-service qemu-guest-agent start
 elif command -v chkconfig >/dev/null 2>&1; then
@@ -178,20 +201,33 @@ impl Planner<'_> {
             }
             (agent, _) => agent.as_ref(),
         };
-        let packages = agent.map(|agent| (agent, START_AGENT));
-        let others = wanted.packages.iter().map(|package| (package, ""));
-        for (number, (package, then)) in (1..).zip(packages.into_iter().chain(others)) {
+        let packages: Vec<&FirstBootFile> = agent.into_iter().chain(&wanted.packages).collect();
+        let mut kinds: Vec<(&Kind, Vec<String>)> = Vec::new();
+        for (number, package) in (1..).zip(&packages) {
             let kind = package.kind()?;
             self.installs(package, kind)?;
-            let name = package.plain_name();
             // Two of different folders may have one name.
-            let path = format!("{HOME}/packages/{number:03}-{name}");
-            let script = format!(
-                "#!/bin/sh\nfile={path}\n{} || exit\nrm -f \"$file\"\n{then}",
-                kind.command
-            );
-            scripts.push((format!("install-{name}"), script.into_bytes()));
+            let name = format!("{number:03}-{}", package.plain_name());
+            let path = format!("{HOME}/packages/{name}");
             edits.extend(self.put(&path, 0o644, package.content.to_vec())?);
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, names)) => names.push(name),
+                None => kinds.push((kind, vec![name])),
+            }
+        }
+        self.note_missing(&packages)?;
+        for (kind, names) in kinds {
+            let first = agent.map_or("", |_| WAIT_SHORTLY);
+            let names = names.join(" ");
+            let script = format!(
+                "#!/bin/sh\n{first}cd {HOME}/packages || exit\n{} {names} || {{\n\tended=$?\n{}\
+                 \texit \"$ended\"\n}}\nrm -f {names}\n",
+                kind.command, kind.failed
+            );
+            scripts.push((format!("install-{}", kind.name), script.into_bytes()));
+        }
+        if agent.is_some() {
+            scripts.push(("start-guest-agent".to_owned(), START_AGENT.into()));
         }
         for script in &wanted.scripts {
             if !script.content.starts_with(b"#!") {
@@ -214,6 +250,45 @@ impl Planner<'_> {
         let runner = runner(&leftovers, self.system.init);
         edits.extend(self.put(&format!("{HOME}/run"), 0o755, runner.into_bytes())?);
         Ok(edits)
+    }
+
+    /// Tells what Debian packages need that the guest does not have.
+    fn note_missing(&mut self, packages: &[&FirstBootFile]) -> Result<()> {
+        let mut debs = Vec::new();
+        for package in packages {
+            if *package.kind()? == DEB {
+                let control = Control::of(&package.content).ok_or_else(|| {
+                    Error::corrupt(format!("{} is not a whole deb package", package.name))
+                        .hint("fetch it again")
+                })?;
+                debs.push((&package.name, control));
+            }
+        }
+        let Some(status) = self.files.read(DPKG_STATUS)?.filter(|_| !debs.is_empty()) else {
+            return Ok(());
+        };
+        let status = String::from_utf8_lossy(&status);
+        let (names, controls): (Vec<&String>, Vec<Control>) = debs.into_iter().unzip();
+        for (name, control) in names.into_iter().zip(&controls) {
+            let missing = control.missing(&status, &controls);
+            if missing.is_empty() {
+                continue;
+            }
+            self.notes.push(Note {
+                fix: Some("give these packages too, each with --package".to_owned()),
+                ..Note::new(
+                    Severity::Warning,
+                    "package-needs-more",
+                    format!(
+                        "{name} needs {}, which the guest does not have: dpkg will unpack it and not \
+                         configure it",
+                        missing.join(", ")
+                    ),
+                    vec![Place::file(DPKG_STATUS)],
+                )
+            });
+        }
+        Ok(())
     }
 
     /// The guest has the program that installs such packages.
