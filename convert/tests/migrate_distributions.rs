@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::families::{self, Stuck, stuck};
 use common::{guest, have, judge, run};
 use serde_json::Value;
 
@@ -17,15 +18,18 @@ use serde_json::Value;
 struct Converted {
     folder: tempfile::TempDir,
     report: Value,
+    /// Its disk as a raw image.
+    whole: PathBuf,
 }
 
 /// Converts a sample guest for KVM with one command, and boots it before and after.
 fn converted(name: &str, more: &[&str]) -> Option<Converted> {
-    let vmx = guest(name)
-        .filter(|_| have("qemu-system-x86_64") && have("qemu-img"))?
-        .join("guest.vmx");
-    // Some wait for their root for minutes before they say so.
-    run(["verify".as_ref(), "--timeout=100".as_ref(), vmx.as_os_str()]).exits(3);
+    let before = match name {
+        "rpm-style" => Stuck::Waiting,
+        "alpine" => Stuck::In("alpine-shell"),
+        _ => Stuck::In("initramfs-shell"),
+    };
+    let vmx = stuck(name, before, &[])?.join("guest.vmx");
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let mut arguments = vec!["migrate".as_ref(), vmx.as_os_str(), "--to=kvm".as_ref()];
@@ -39,14 +43,12 @@ fn converted(name: &str, more: &[&str]) -> Option<Converted> {
     ]);
     let report = run(arguments).exits(0).json();
     assert_eq!(report["ending"], "proven", "{report}");
-    let converted = Converted { folder, report };
-    judge(
-        Command::new("qemu-img")
-            .args(["convert", "-O", "raw"])
-            .arg(converted.image())
-            .arg(converted.path("whole.raw")),
-    );
-    Some(converted)
+    let whole = families::raw(&out.join("guest.qcow2"));
+    Some(Converted {
+        folder,
+        report,
+        whole,
+    })
 }
 
 impl Converted {
@@ -60,20 +62,8 @@ impl Converted {
 
     /// Partition `number` as a file of its own.
     fn partition(&self, number: usize, name: &str) -> PathBuf {
-        let whole = self.path("whole.raw");
-        let table = judge(Command::new("sfdisk").arg("-J").arg(&whole));
-        let table: Value = serde_json::from_str(&table).unwrap();
-        let entry = &table["partitiontable"]["partitions"][number - 1];
-        let sectors = |key: &str| entry[key].as_u64().unwrap();
         let part = self.path(name);
-        judge(
-            Command::new("dd")
-                .args(["bs=512", "conv=sparse", "status=none"])
-                .arg(format!("skip={}", sectors("start")))
-                .arg(format!("count={}", sectors("size")))
-                .arg(format!("if={}", whole.display()))
-                .arg(format!("of={}", part.display())),
-        );
+        std::fs::rename(families::partition(&self.whole, number), &part).unwrap();
         part
     }
 

@@ -16,14 +16,48 @@ pub(crate) struct Conversion<'a> {
     pub(crate) opening: &'a [&'a str],
 }
 
+/// How a guest shows on virtio that it does not find its root.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stuck {
+    /// It says so, and ends in the shell of its initramfs: as that shell's recogniser is called.
+    In(&'static str),
+    /// It only waits: dracut without systemd tries for minutes before it says so (`rd.retry`), and under
+    /// software emulation for longer than the 300 s that this was tried for. Its udev has started, and
+    /// nothing came of that.
+    Waiting,
+}
+
 /// The guest `name`, where it can be booted; it does not boot from virtio disks as it is.
-pub(crate) fn stuck(name: &str, opening: &[&str]) -> Option<PathBuf> {
+#[track_caller]
+pub(crate) fn stuck(name: &str, how: Stuck, opening: &[&str]) -> Option<PathBuf> {
     let guest = guest(name).filter(|_| have("qemu-system-x86_64") && have("qemu-img"))?;
     let vmx = guest.join("guest.vmx");
-    let mut arguments = vec!["verify", "--timeout=100", vmx.to_str().unwrap()];
+    let limit = match how {
+        Stuck::In(_) => "--timeout=300",
+        Stuck::Waiting => "--timeout=100",
+    };
+    let mut arguments = vec!["verify", "--json", limit, vmx.to_str().unwrap()];
     arguments.extend(opening);
-    // Some wait for their root for minutes before they say so.
-    run(arguments).exits(3);
+    let proof: Value = run(arguments).exits(3).json();
+    let verdict = &proof["verdict"];
+    // Its root would be the next stage.
+    assert_eq!(verdict["stage"], "kernel", "{verdict}");
+    match how {
+        Stuck::In(shell) => {
+            assert_eq!(verdict["outcome"], "failed", "{verdict}");
+            assert_eq!(verdict["recogniser"], shell, "{verdict}");
+            let milestones = verdict["milestones"].as_array().unwrap();
+            let lost = ["initramfs-no-device", "alpine-mount"];
+            let told = |seen: &Value| lost.iter().any(|id| seen["id"] == *id);
+            assert!(milestones.iter().any(told), "{verdict}");
+        }
+        Stuck::Waiting => {
+            assert_eq!(verdict["outcome"], "timed-out", "{verdict}");
+            let last = verdict["tail"].as_array().unwrap().last().unwrap();
+            let last = last.as_str().unwrap();
+            assert!(last.starts_with("Starting systemd-udevd"), "{verdict}");
+        }
+    }
     Some(guest)
 }
 
