@@ -130,7 +130,7 @@ fn a_guest_boots_and_has_debians_guest_agent_installed_for_good() {
         "#!/bin/sh\nfor second in $(seq 60); do\n\
          \tsystemctl --quiet is-active qemu-guest-agent && break\n\tsleep 1\ndone\n\
          echo \"the agent is $(systemctl is-active qemu-guest-agent)\"\n\
-         systemctl --no-block poweroff\n",
+         systemd-run --quiet --on-active=5 systemctl poweroff\n",
     )
     .unwrap();
     let out = folder.path().join("out");
