@@ -61,17 +61,13 @@ impl Planner<'_> {
         if !matches!(self.system.boot.firmware, Firmware::Uefi | Firmware::Either) {
             return Ok(Vec::new());
         }
-        let mut esp = None;
-        for point in POINTS {
-            if self.files.directory(&format!("{point}/EFI"))?.is_some() {
-                esp = Some(point);
-                break;
-            }
-        }
-        let Some(esp) = esp else {
+        let Some(esp) = self.esp()? else {
             self.note_unmounted(inspection);
             return Ok(Vec::new());
         };
+        if let Some(edit) = self.renew_loader(initramfs)? {
+            return Ok(vec![edit]);
+        }
         let folders = self.files.names(&format!("{esp}/EFI"))?;
         let fallback = folders
             .iter()
@@ -79,12 +75,6 @@ impl Planner<'_> {
             .cloned()
             .unwrap_or_else(|| "BOOT".to_owned());
         let there = self.files.names(&format!("{esp}/EFI/{fallback}"))?;
-        for name in there.iter().filter(|name| is_loader(name)) {
-            let path = format!("{esp}/EFI/{fallback}/{name}");
-            if let Some(edit) = self.renewed_copy(&path, initramfs)? {
-                return Ok(vec![edit]);
-            }
-        }
         let Some(vendor) = self.vendor(esp, &folders)? else {
             let folder = format!("{esp}/EFI/{fallback}");
             return Ok(self
@@ -195,14 +185,40 @@ impl Planner<'_> {
         Ok(Some(Edit::of_new(&path, place, content, change, because)))
     }
 
-    /// The loader at `path` as a copy of what one of `initramfs` makes of an image, where it is a copy of that
-    /// image: firmware starts the copy.
-    fn renewed_copy(&self, path: &str, initramfs: &[Edit]) -> Result<Option<Edit>> {
+    /// Where the guest has its EFI system partition.
+    fn esp(&self) -> Result<Option<&'static str>> {
+        for point in POINTS {
+            if self.files.directory(&format!("{point}/EFI"))?.is_some() {
+                return Ok(Some(point));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The loader that firmware starts, where it is a copy of an image among `edits`: it stays one.
+    pub(super) fn renew_loader(&self, edits: &[Edit]) -> Result<Option<Edit>> {
+        let Some(esp) = self.esp()? else {
+            return Ok(None);
+        };
+        for folder in self.files.names(&format!("{esp}/EFI"))? {
+            if !folder.eq_ignore_ascii_case("BOOT") {
+                continue;
+            }
+            let folder = format!("{esp}/EFI/{folder}");
+            let names = self.files.names(&folder)?;
+            if let Some(name) = names.iter().find(|name| is_loader(name)) {
+                return self.renewed_copy(&format!("{folder}/{name}"), edits);
+            }
+        }
+        Ok(None)
+    }
+
+    fn renewed_copy(&self, path: &str, edits: &[Edit]) -> Result<Option<Edit>> {
         let (Some(file), Some(content)) = (self.files.file(path)?, self.files.read(path)?) else {
             return Ok(None);
         };
         let is = Some(Digest::of(&content));
-        let Some(image) = initramfs.iter().find(|edit| edit.before == is) else {
+        let Some(image) = edits.iter().find(|edit| edit.before == is) else {
             return Ok(None);
         };
         let from = image.path.clone();
