@@ -5,8 +5,11 @@ use std::sync::Arc;
 use rehost_block::{Disk, DiskMut, Overlay, Result};
 use rehost_image::Secret;
 use rehost_inject::apply::{Ledger, Refusal, apply, try_out};
-use rehost_inject::plan::{EditPlan, NetworkCard, PlanOptions, plan as plan_edits};
-use rehost_inject::target::Target;
+use rehost_inject::plan::{
+    EditPlan, NetworkCard, PlanOptions, SerialConsole, plan as plan_edits,
+    plan_console as plan_console_edits,
+};
+use rehost_inject::target::{KVM, Target};
 use rehost_inspect::Guest;
 
 use crate::source::Vm;
@@ -54,15 +57,47 @@ pub fn edit(
 /// As [`rehost_inject::plan::plan`] and [`rehost_inject::apply::try_out`].
 pub fn plan(
     guest: &Guest,
-    (disks, secrets): (&[Arc<dyn Disk>], &[Secret]),
+    disks: (&[Arc<dyn Disk>], &[Secret]),
     target: &Target,
     options: &PlanOptions,
+) -> Result<EditPlan> {
+    settled(guest, disks, options, |options| {
+        plan_edits(&guest.inspection, guest.tree()?, target, options)
+    })
+}
+
+/// What is to be changed so that the chosen system of the guest on `disks` is heard on its first serial
+/// port, by `words` on its command lines: for a copy. Tried out as [`plan`] is.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_console(
+    guest: &Guest,
+    disks: (&[Arc<dyn Disk>], &[Secret]),
+    words: &'static str,
+) -> Result<EditPlan> {
+    let options = PlanOptions {
+        serial_console: SerialConsole::Watch(words),
+        ..PlanOptions::default()
+    };
+    // The target has no part in it.
+    settled(guest, disks, &options, |options| {
+        plan_console_edits(&guest.inspection, guest.tree()?, &KVM, options)
+    })
+}
+
+/// The plan that the guest's filesystems take.
+fn settled(
+    guest: &Guest,
+    (disks, secrets): (&[Arc<dyn Disk>], &[Secret]),
+    options: &PlanOptions,
+    planned: impl Fn(&PlanOptions) -> Result<EditPlan>,
 ) -> Result<EditPlan> {
     let mut options = options.clone();
     // Ends because every round but the last adds a way of writing a file that is in no later plan,
     // and of these there are finitely many.
     loop {
-        let plan = plan_edits(&guest.inspection, guest.tree()?, target, &options)?;
+        let plan = planned(&options)?;
         let overlays = overlays(disks);
         let mut refusals = try_out(&plan, &guest.inspection, &writable(&overlays), secrets)?;
         refusals.retain(|new| {

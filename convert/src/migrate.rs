@@ -57,6 +57,17 @@ pub enum Boots {
     Skipped,
 }
 
+/// How the written image is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proving {
+    /// Not at all.
+    Skipped,
+    /// Its kernel is put into memory.
+    ThroughKernel,
+    /// The new machine's firmware starts its boot loader.
+    ThroughFirmware,
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub struct Migration<'a> {
@@ -82,8 +93,8 @@ pub struct Migration<'a> {
     pub accepted: &'a [String],
     /// Whether the edited guest is booted before it is copied.
     pub preflight: Boots,
-    /// Whether the written image is booted.
-    pub proof: Boots,
+    /// Whether and how the written image is booted.
+    pub proof: Proving,
     /// Whether a guest that is booted must answer for its static addresses, too.
     pub network: Boots,
     /// How guests are booted; sizes come from the VM, the bus from the machine it is moved to.
@@ -206,6 +217,7 @@ impl Run<'_> {
         let form = Form::of(&hardware)?;
         form.check(bus.name, self.firmware(), disks.len())?;
         form.check_cards(self.vm()?.nics.len())?;
+        self.check_firmware()?;
         let secrets = &self.migration.booting.secrets;
         let options = PlanOptions {
             serial_console: self.migration.serial_console,

@@ -1,9 +1,10 @@
 //! The proof: boots a guest on throw-away overlays and says whether it reached its login prompt.
 //!
 //! The kernel, initramfs and command line are those its own boot loader would choose, read from
-//! the very disks that are booted. The command line of the copy that is booted gets a serial
-//! console; the guest on the disks does not.
+//! the very disks that are booted; or the firmware starts the boot loader itself. The command line of the
+//! copy that is booted gets a serial console; the guest on the disks does not.
 
+mod firmware;
 mod network;
 mod until;
 
@@ -25,6 +26,7 @@ use crate::interrupt;
 use crate::secrets::Secrets;
 use crate::voice::Voice;
 
+pub use firmware::{Added, FirmwareProof, StartedBy};
 use network::Question;
 pub use network::{Answered, Card, Network, NetworkProof};
 use until::Interruptible;
@@ -62,7 +64,7 @@ pub struct Booting {
     pub vcpus: u8,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Whether the firmware starts it, instead of the engine.
+    /// What starts it.
     pub through: Through,
     /// When it counts as failed.
     pub limit: Duration,
@@ -79,12 +81,12 @@ pub struct Booting {
 }
 
 /// What starts the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Through {
     /// The engine puts its kernel into memory.
     Kernel,
     /// The firmware starts its boot loader.
-    Firmware,
+    Firmware(StartedBy),
 }
 
 impl Booting {
@@ -113,9 +115,12 @@ pub struct Proof {
     pub memory_mib: u32,
     /// The bus of its disks.
     pub bus: Bus,
-    /// Why this kernel, in one sentence; `None` when the firmware chose.
+    /// The firmware that started its boot loader; `None` when its kernel was put into memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<FirmwareProof>,
+    /// Why this kernel, in one sentence; `None` when its boot loader chose.
     pub boot_reason: Option<String>,
-    /// The kernel that was booted; `None` when the firmware chose.
+    /// The kernel that was booted; `None` when its boot loader chose.
     pub kernel: Option<String>,
     /// Its initramfs files.
     pub initrds: Vec<String>,
@@ -174,36 +179,47 @@ pub fn prove(
     booting: &Booting,
     voice: Voice,
 ) -> Result<Proof> {
-    let start = match booting.through {
+    let mut firmware = None;
+    let mut choice = None;
+    let mut copies = disks.to_vec();
+    let start = match &booting.through {
         Through::Kernel => {
             let mut guest = look(disks, &booting.secrets)?;
             if let Some(root) = &booting.root {
                 choose_root(&mut guest, root)?;
             }
-            Some(direct(&guest, name)?)
+            let (chosen, boot) = direct(&guest, name)?;
+            choice = Some(chosen);
+            Start::Direct(boot)
         }
-        Through::Firmware => None,
+        Through::Firmware(by) => {
+            let mut proof = FirmwareProof::new(by, booting.bus)?;
+            copies = proof.listen(disks, name, booting);
+            for sentence in proof.sentences() {
+                voice.detail(sentence);
+            }
+            Start::Firmware(firmware.insert(proof).engine())
+        }
     };
-    let (choice, boot) = match start {
-        Some((choice, boot)) => (Some(choice), Some(boot)),
-        None => (None, None),
+    let command_line = match &start {
+        Start::Direct(boot) => Some(boot.command_line.clone()),
+        Start::Firmware(_) => None,
     };
-    let command_line = boot.as_ref().map(|boot| boot.command_line.clone());
     let question = booting.network.as_ref().map(Network::ask);
     let machine = Machine {
         vcpus: booting.vcpus,
         memory_mib: booting.memory_mib,
-        disks: disks
-            .iter()
+        disks: copies
+            .into_iter()
             .map(|disk| {
                 Ok(MachineDisk {
-                    disk: throw_away(Arc::clone(disk))?,
+                    disk: throw_away(disk)?,
                     bus: booting.bus,
                 })
             })
             .collect::<Result<_>>()?,
         nics: question.as_ref().map(Question::nics).unwrap_or_default(),
-        start: boot.map_or(Start::Firmware, Start::Direct),
+        start,
     };
     let chosen = rehost_runtime::choose(booting.engine, &machine)?;
     voice.detail(&chosen.reason);
@@ -230,6 +246,7 @@ pub fn prove(
         vcpus: machine.vcpus,
         memory_mib: machine.memory_mib,
         bus: booting.bus,
+        firmware,
         boot_reason: choice.as_ref().map(|choice| choice.reason.clone()),
         kernel: choice.as_ref().map(|choice| choice.kernel.clone()),
         initrds: choice.map(|choice| choice.initrds).unwrap_or_default(),

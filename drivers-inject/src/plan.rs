@@ -44,6 +44,8 @@ pub enum SerialConsole {
     Leave,
     /// `console=tty0 console=ttyS0,115200` is added to every entry.
     Add,
+    /// These words are added to every entry, whatever it says: for a copy that is booted to be watched.
+    Watch(&'static str),
 }
 
 /// A network card of the machine that the guest comes from, and goes to with the same address.
@@ -84,7 +86,42 @@ struct Planner<'a> {
     names_inside: bool,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(
+        inspection: &'a Inspection,
+        files: &'a dyn GuestFiles,
+        target: &'a Target,
+        options: &'a PlanOptions,
+    ) -> Result<Self> {
+        let system = inspection.system().ok_or_else(|| {
+            Error::unsupported(format!(
+                "no operating system to edit: {}",
+                inspection.choice
+            ))
+        })?;
+        Ok(Self {
+            system,
+            files,
+            target,
+            buses: options.bus.map_or(target.buses, std::slice::from_ref),
+            options,
+            notes: Vec::new(),
+            names_inside: false,
+        })
+    }
+
+    /// The plan with `edits`, and what there is to tell.
+    fn plan_of(self, edits: Vec<Edit>) -> EditPlan {
+        let mut notes = self.notes;
+        notes.sort_by_key(|note| std::cmp::Reverse(note.severity));
+        EditPlan {
+            schema: SCHEMA,
+            target: self.target.name,
+            edits,
+            notes,
+        }
+    }
+
     /// The filesystem's reason why it does not take the file at `path` written like that.
     fn refusal(&self, path: &str, how: How) -> Option<&Refusal> {
         let mut refusals = self.options.refusals.iter();
@@ -127,21 +164,7 @@ pub fn plan(
     target: &Target,
     options: &PlanOptions,
 ) -> Result<EditPlan> {
-    let system = inspection.system().ok_or_else(|| {
-        Error::unsupported(format!(
-            "no operating system to edit: {}",
-            inspection.choice
-        ))
-    })?;
-    let mut planner = Planner {
-        system,
-        files,
-        target,
-        buses: options.bus.map_or(target.buses, std::slice::from_ref),
-        options,
-        notes: Vec::new(),
-        names_inside: false,
-    };
+    let mut planner = Planner::new(inspection, files, target, options)?;
     let mut changes = TextChanges::default();
     planner.note_findings();
     planner.rename_devices(&mut changes);
@@ -165,12 +188,27 @@ pub fn plan(
     edits.extend(planner.relabel(&edits)?);
     let mut edits = planner.settle(edits);
     edits.splice(..0, initramfs);
-    let mut notes = planner.notes;
-    notes.sort_by_key(|note| std::cmp::Reverse(note.severity));
-    Ok(EditPlan {
-        schema: SCHEMA,
-        target: target.name,
-        edits,
-        notes,
-    })
+    Ok(planner.plan_of(edits))
+}
+
+/// Plans the serial console of `options` and nothing else, for a copy that is booted as it is otherwise.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_console(
+    inspection: &Inspection,
+    files: &dyn GuestFiles,
+    target: &Target,
+    options: &PlanOptions,
+) -> Result<EditPlan> {
+    let mut planner = Planner::new(inspection, files, target, options)?;
+    let mut changes = TextChanges::default();
+    planner.add_console(&mut changes)?;
+    let mut edits = planner.edit_command_lines(&mut changes, Vec::new())?;
+    edits.extend(changes.into_edits(&mut planner)?);
+    edits.extend(planner.write_gettys()?);
+    let edits = planner.spare_verified(edits)?;
+    let edits = planner.settle(edits);
+    planner.note_silent(&edits);
+    Ok(planner.plan_of(edits))
 }

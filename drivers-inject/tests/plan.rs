@@ -10,11 +10,12 @@ use rehost_block::{Kind, Result};
 use rehost_inject::guest::GuestFiles;
 use rehost_inject::plan::{
     Change, EditPlan, FirstBootFile, How, NetworkCard, PlanOptions, SerialConsole, plan,
+    plan_console,
 };
 use rehost_inject::target::KVM;
 use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{
-    AddressMethod, BootLoaderKind, DeviceRole, Firmware, GuestSystem, Init, Interface,
+    AddressMethod, BootLoaderKind, DeviceRole, EspFound, Firmware, GuestSystem, Init, Interface,
     InterfaceKind, Kernel, NetworkTool, Place, Severity, Verified,
 };
 use rehost_inspect::unified::Program;
@@ -375,6 +376,56 @@ fn a_serial_console_comes_only_when_asked_for() {
         "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\n\
          GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200\"\n"
     );
+}
+
+#[test]
+fn a_copy_that_is_watched_gets_its_console_in_every_entry_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    let menu =
+        "x\n\tlinux /vmlinuz root=UUID=u ro quiet\n\tlinux /vmlinuz root=UUID=u console=ttyS0\n";
+    files.put("/boot/grub/grub.cfg", menu);
+    // Copied with its loader to where firmware looks; another one that only leads to it.
+    files.put("/boot/efi/EFI/BOOT/grub.cfg", menu);
+    files.put(
+        "/boot/efi/EFI/debian/grub.cfg",
+        "configfile /boot/grub/grub.cfg\n",
+    );
+    let source_line = "GRUB_CMDLINE_LINUX=\"\"\n";
+    files.put("/etc/default/grub", source_line);
+    files.put("/etc/fstab", "/dev/sda1 / ext4 defaults 0 1\n");
+    let mut guest = system(Vec::new());
+    let mut hidden = entry(1, "root=UUID=u");
+    hidden.title = "sealed".into();
+    hidden.place = Place::file("/boot/efi/EFI/Linux/sealed.efi");
+    guest.boot.config = Some("/boot/grub/grub.cfg".into());
+    guest.boot.esp = Some(EspFound {
+        path: "/boot/efi".into(),
+        loaders: Vec::new(),
+        fallback: None,
+    });
+    guest.boot.entries = vec![
+        entry(2, "root=UUID=u ro quiet"),
+        entry(3, "root=UUID=u console=ttyS0"),
+        hidden,
+    ];
+    guest.boot.sources = vec![source("GRUB_CMDLINE_LINUX", "", 1)];
+    let options = PlanOptions {
+        serial_console: SerialConsole::Watch("console=ttyS0 loglevel=6"),
+        ..PlanOptions::default()
+    };
+    let plan = plan_console(&inspection(guest), &files, &KVM, &options).unwrap();
+    carry_out(&plan, &files);
+    let text = |path: &str| fs::read_to_string(folder.path().join(path)).unwrap();
+    let watched = "x\n\tlinux /vmlinuz root=UUID=u ro quiet console=ttyS0 loglevel=6\n\
+                   \tlinux /vmlinuz root=UUID=u console=ttyS0 console=ttyS0 loglevel=6\n";
+    assert_eq!(text("boot/grub/grub.cfg"), watched);
+    assert_eq!(text("boot/efi/EFI/BOOT/grub.cfg"), watched);
+    assert_eq!(text("etc/default/grub"), source_line);
+    assert_eq!(plan.edits.len(), 2, "{plan}");
+    assert_eq!(plan.notes.len(), 1, "{plan}");
+    assert_eq!(plan.notes[0].id, "console-not-added");
+    assert!(plan.notes[0].what.contains("\"sealed\""), "{plan}");
 }
 
 #[test]

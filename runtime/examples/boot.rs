@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use rehost_block::{Error, File, Kind, Overlay, Result, StorageDisk};
 use rehost_runtime::kvm::{KvmEngine, self_test};
-use rehost_runtime::{Bus, DirectBoot, Ended, Engine, Machine, MachineDisk, Next, Start, Watch};
+use rehost_runtime::{
+    Bus, DirectBoot, Ended, Engine, Firmware, Machine, MachineDisk, Next, Start, Watch,
+};
 
 const USAGE: &str = "\
 usage: boot --self-test
@@ -84,7 +86,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Wish> {
             memory_mib: 512,
             disks: Vec::new(),
             nics: Vec::new(),
-            start: Start::Firmware,
+            start: Start::Firmware(Firmware::Bios),
         },
         limit: Duration::from_secs(120),
         until: None,

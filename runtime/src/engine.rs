@@ -161,7 +161,7 @@ fn pick(choice: EngineChoice, machine: &Machine, self_test: Result<()>) -> Resul
 
 /// What `machine` needs and the built-in engine does not have.
 fn lacks(machine: &Machine) -> Option<&'static str> {
-    if matches!(machine.start, Start::Firmware) {
+    if matches!(machine.start, Start::Firmware(_)) {
         return Some("firmware");
     }
     if !machine.nics.is_empty() {
@@ -180,7 +180,7 @@ mod tests {
     use rehost_block::{Memory, Overlay, StorageDisk};
 
     use super::*;
-    use crate::{DirectBoot, MachineDisk};
+    use crate::{DirectBoot, Firmware, MachineDisk};
 
     fn machine(bus: Bus, firmware: bool) -> Machine {
         let base = Arc::new(StorageDisk::new(Arc::new(Memory::new("d", vec![0; 512]))));
@@ -193,7 +193,7 @@ mod tests {
             }],
             nics: Vec::new(),
             start: if firmware {
-                Start::Firmware
+                Start::Firmware(Firmware::Bios)
             } else {
                 Start::Direct(DirectBoot {
                     kernel: Vec::new(),

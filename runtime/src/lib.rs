@@ -12,15 +12,17 @@ mod neighbours;
 mod qemu;
 mod recognise;
 mod recognisers;
+mod uefi;
 mod verdict;
 
 pub use engine::{Chosen, EngineChoice, choose};
 pub use machine::{
-    Bus, DirectBoot, Ended, Engine, Mac, Machine, MachineDisk, MachineNic, Next, NicModel, Start,
-    Watch, Wire,
+    Bus, DirectBoot, Ended, Engine, Firmware, Mac, Machine, MachineDisk, MachineNic, Next,
+    NicModel, Start, Watch, Wire,
 };
 pub use neighbours::{Answer, Neighbours};
 pub use qemu::{Accelerator, QemuEngine};
 pub use recognise::{Meaning, Recogniser, Shape, Stage};
 pub use recognisers::recognisers;
+pub use uefi::UefiImage;
 pub use verdict::{Limits, Milestone, Outcome, Verdict, boot};

@@ -11,6 +11,8 @@ use std::time::Duration;
 use rehost_block::{DiskMut, Error, Result};
 use serde::Serialize;
 
+use crate::UefiImage;
+
 /// On which virtual bus a disk is shown to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -187,13 +189,46 @@ impl fmt::Debug for DirectBoot {
     }
 }
 
+/// The firmware of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Firmware {
+    /// PC BIOS: the one that QEMU brings along.
+    Bios,
+    /// UEFI with an empty memory, as a machine has it that a disk was just moved to: no boot entry of
+    /// the old one is known. It starts what is not signed, too.
+    Uefi(UefiImage),
+}
+
+/// What edk2's firmware has drivers for only where it is built with them: of PVSCSI_ENABLE, MPT_SCSI_ENABLE
+/// and LSI_SCSI_ENABLE its releases and distributions set some or none (Debian 12: none), and no build says
+/// which. It has nothing for MegaRAID.
+const UNSURE_IN_UEFI: [Bus; 4] = [Bus::Pvscsi, Bus::LsiSas, Bus::Lsi, Bus::Megaraid];
+
+impl Firmware {
+    /// Whether it finds a boot disk on `bus`. One that does not would say of every guest that there is
+    /// nothing to boot.
+    ///
+    /// # Errors
+    /// Unsupported when it does not, or that is not known.
+    pub fn finds_disks_on(&self, bus: Bus) -> Result<()> {
+        match self {
+            Self::Uefi(_) if UNSURE_IN_UEFI.contains(&bus) => Err(Error::unsupported(format!(
+                "QEMU's UEFI firmware cannot be relied on to find a disk on a {}",
+                bus.controller()
+            ))
+            .hint("prove the guest on another bus, or by its kernel alone")),
+            Self::Uefi(_) | Self::Bios => Ok(()),
+        }
+    }
+}
+
 /// How the machine starts.
 #[derive(Debug, Clone)]
 pub enum Start {
     /// The guest's own kernel, placed in memory by the engine.
     Direct(DirectBoot),
-    /// The firmware (BIOS) boots the first disk, boot loader and all. QEMU only.
-    Firmware,
+    /// The firmware boots the first disk that it can, boot loader and all. QEMU only.
+    Firmware(Firmware),
 }
 
 /// A virtual machine to boot.

@@ -8,7 +8,10 @@
 //! What ends QEMU: the guest, the watcher, the time limit; this process, however it dies, because the
 //! kernel kills QEMU with the thread that started it (`process`).
 //!
-//! Left out on purpose: UEFI firmware, and a network that leads anywhere.
+//! UEFI firmware has its code in flash that is never written, and a memory of its own (NVRAM) that is new
+//! in every run and ends with it.
+//!
+//! Left out on purpose: Secure Boot (`uefi`), and a network that leads anywhere.
 
 mod command;
 mod devices;
@@ -29,7 +32,7 @@ use self::command::Folder;
 use self::monitor::{Monitor, Reason};
 use self::process::{Output, Process};
 use self::wires::Wires;
-use crate::{Ended, Engine, Machine, Next, Start, Watch};
+use crate::{Ended, Engine, Firmware, Machine, Next, Start, Watch};
 
 /// The program that is looked for.
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -133,6 +136,12 @@ impl QemuEngine {
             if let Some(initrd) = &start.initrd {
                 write(&folder.initrd(), initrd)?;
             }
+        }
+        if let Start::Firmware(Firmware::Uefi(image)) = &machine.start {
+            // Read and written anew: a copied file would be as read-only as its template.
+            let template = fs::read(&image.nvram_template)
+                .map_err(|error| Error::io("cannot read", error).in_file(&image.nvram_template))?;
+            write(&folder.nvram(), &template)?;
         }
         Ok(folder)
     }
@@ -253,6 +262,10 @@ impl Folder {
 
     fn initrd(&self) -> PathBuf {
         self.path("initrd")
+    }
+
+    fn nvram(&self) -> PathBuf {
+        self.path("nvram")
     }
 
     fn disks(&self) -> PathBuf {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rehost_block::{Error, Kind, Memory, Overlay, StorageDisk};
 use rehost_runtime::kvm::KvmEngine;
-use rehost_runtime::{Bus, DirectBoot, Engine, Machine, MachineDisk, Next, Start, Watch};
+use rehost_runtime::{Bus, DirectBoot, Engine, Firmware, Machine, MachineDisk, Next, Start, Watch};
 
 struct Blind;
 
@@ -48,7 +48,7 @@ fn refusal(machine: &Machine) -> Error {
 #[test]
 fn firmware_start_is_refused_by_name() {
     let error = refusal(&Machine {
-        start: Start::Firmware,
+        start: Start::Firmware(Firmware::Bios),
         ..machine()
     });
     assert_eq!(error.kind(), Kind::Unsupported);

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use common::{VIRTIO_BLK, file_disk, judged, limits, memory_disk, parts, qemu, sample, sha256};
 use rehost_block::{Memory, Overlay, Storage, StorageDisk};
 use rehost_runtime::{
-    Bus, Ended, Engine, EngineChoice, Limits, Mac, Machine, MachineDisk, MachineNic, Neighbours,
-    Next, NicModel, Outcome, Stage, Start, Verdict, Watch, choose,
+    Bus, Ended, Engine, EngineChoice, Firmware, Limits, Mac, Machine, MachineDisk, MachineNic,
+    Neighbours, Next, NicModel, Outcome, Stage, Start, UefiImage, Verdict, Watch, choose,
 };
 
 /// A script's end: what a guest shows whose login prompt stands.
@@ -269,7 +269,7 @@ fn firmware(disk: MachineDisk) -> Machine {
         memory_mib: 128,
         disks: vec![disk],
         nics: Vec::new(),
-        start: Start::Firmware,
+        start: Start::Firmware(Firmware::Bios),
     }
 }
 
@@ -297,6 +297,28 @@ fn the_firmware_cannot_boot_an_empty_disk() {
         "{}",
         verdict.reason
     );
+}
+
+#[test]
+fn uefi_finds_nothing_to_boot_on_an_empty_disk() {
+    let Some(engine) = qemu() else { return };
+    let Ok(image) = UefiImage::find() else {
+        println!("skipped: needs ovmf");
+        return;
+    };
+    let template = sha256(&image.nvram_template);
+    let disk = memory_disk(vec![0; 1 << 20], Bus::VirtioBlk);
+    let machine = Machine {
+        memory_mib: 256,
+        start: Start::Firmware(Firmware::Uefi(image.clone())),
+        ..firmware(disk)
+    };
+    let verdict = judged("uefi-empty", &machine, &engine, &limits(120));
+    assert_eq!(verdict.outcome, Outcome::Failed, "{verdict:#?}");
+    assert_eq!(verdict.recogniser, Some("uefi-shell"));
+    assert!(verdict.saw("uefi-entry-failed"), "{verdict:#?}");
+    // The machine's memory is its own.
+    assert_eq!(sha256(&image.nvram_template), template);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rehost_block::Result;
 use rehost_runtime::{
-    Ended, Engine, Limits, Machine, Next, Outcome, Stage, Start, Verdict, Watch, boot,
+    Ended, Engine, Firmware, Limits, Machine, Next, Outcome, Stage, Start, Verdict, Watch, boot,
 };
 
 /// Plays bytes, then waits in silence until the watcher stops it, then ends as told.
@@ -57,7 +57,7 @@ fn play(bytes: &[u8], ended: Ended, limits: &Limits) -> Verdict {
         memory_mib: 1,
         disks: Vec::new(),
         nics: Vec::new(),
-        start: Start::Firmware,
+        start: Start::Firmware(Firmware::Bios),
     };
     let player = Player {
         bytes: bytes.to_vec(),
@@ -212,6 +212,7 @@ fn every_recording_has_its_verdict() {
             "no-bootable-device",
             "No bootable device.",
         ),
+        ("uefi-shell", Failed, Nothing, "uefi-shell", "Shell>"),
     ] {
         let verdict = play(&recording(name), Ended::TimedOut, &limits());
         assert_eq!(verdict.outcome, outcome, "{name}: {verdict:#?}");
@@ -349,6 +350,55 @@ fn ends_without_a_deciding_line_say_how_far_the_guest_came() {
 }
 
 #[test]
+fn what_uefi_says_is_progress_trouble_or_the_end() {
+    let said = |line: &str| play(line.as_bytes(), Ended::TimedOut, &limits());
+    let disk = "Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0)";
+    let shell = "Boot0002 \"EFI Internal Shell\" from Fv(7CB8BDC9)/FvFile(7C04A583)";
+
+    // A second entry may boot after a first one that does not.
+    let second = said(&format!(
+        "BdsDxe: failed to load {disk}: Not Found\r\nBdsDxe: loading {disk}\r\n\
+         BdsDxe: starting {disk}\r\nguest login: "
+    ));
+    assert!(second.booted() && second.saw("uefi-loading") && second.saw("uefi-entry-failed"));
+    // The shell is none of the guest's.
+    let none = said(&format!(
+        "BdsDxe: loading {shell}\r\nBdsDxe: starting {shell}\r\nUEFI Interactive Shell v2.2\r\nShell> "
+    ));
+    assert_eq!(none.stage, Stage::Nothing);
+    assert_eq!(none.recogniser, Some("uefi-shell"));
+    // One that finds a script goes on.
+    let script = said(&format!(
+        "BdsDxe: starting {shell}\r\nShell> FS0:\\startup.nsh\r\n\r\nWelcome to GRUB!\r\nguest login: "
+    ));
+    assert!(script.booted());
+
+    for (line, id) in [
+        (
+            "BdsDxe: No bootable option or device was found.\r\n",
+            "uefi-nothing-to-boot",
+        ),
+        (
+            "!!!! X64 Exception Type - 0E(#PF - Page-Fault)  CPU Apic ID - 00000000 !!!!\r\n",
+            "uefi-exception",
+        ),
+        ("FS0:\\EFI\\> ", "uefi-shell"),
+    ] {
+        let verdict = said(line);
+        assert_eq!(verdict.outcome, Outcome::Failed, "{line}");
+        assert_eq!(verdict.recogniser, Some(id), "{line}");
+    }
+    let reason = said(
+        "Failed to open \\EFI\\BOOT\\grubx64.efi - Not Found\r\nBdsDxe: No bootable option or device was found.\r\n",
+    )
+    .reason;
+    assert!(
+        reason.contains("could not start its second boot loader"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn a_disk_that_fails_under_a_login_prompt_is_no_proof() {
     /// Reaches the prompt and fails all the same.
     #[derive(Debug)]
@@ -369,7 +419,7 @@ fn a_disk_that_fails_under_a_login_prompt_is_no_proof() {
         memory_mib: 1,
         disks: Vec::new(),
         nics: Vec::new(),
-        start: Start::Firmware,
+        start: Start::Firmware(Firmware::Bios),
     };
     let verdict = boot(&machine, &Faulty, &limits(), None).unwrap();
     assert_eq!(verdict.outcome, Outcome::Unclear);
@@ -404,7 +454,7 @@ fn a_listener_that_goes_away_does_not_stop_the_proof() {
         memory_mib: 1,
         disks: Vec::new(),
         nics: Vec::new(),
-        start: Start::Firmware,
+        start: Start::Firmware(Firmware::Bios),
     };
     let player = Player {
         bytes: recording("sysv-login"),

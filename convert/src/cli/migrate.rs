@@ -4,15 +4,14 @@ use std::num::{NonZeroU32, NonZeroU64};
 
 use anyhow::Result;
 
-use super::args::{Hypervisor, Migrate, Shape, StartedBy};
+use super::args::{Hypervisor, Migrate, Shape};
 use super::inject::{console, first_boot, hardware};
-use super::verify::booting;
+use super::verify::{booting, firmware};
 use super::{Answer, output};
 use crate::interrupt;
-use crate::migrate::{Boots, Migration, Stop, migrate};
+use crate::migrate::{Boots, Migration, Proving, Stop, migrate};
 use crate::proof::Booting;
 use crate::report::Ending;
-use crate::source::Firmware;
 use crate::source::disks::{Cards, Wishes};
 use crate::unfinished::Existing;
 
@@ -38,10 +37,10 @@ pub(super) fn run(args: &Migrate) -> Result<Answer> {
         } else {
             Boots::Run
         },
-        proof: if args.no_verify {
-            Boots::Skipped
-        } else {
-            Boots::Run
+        proof: match (args.no_verify, args.through_firmware) {
+            (true, _) => Proving::Skipped,
+            (false, false) => Proving::ThroughKernel,
+            (false, true) => Proving::ThroughFirmware,
         },
         network: if args.booting.check_network {
             Boots::Run
@@ -80,10 +79,7 @@ fn wishes(args: &Shape, target: Hypervisor) -> Wishes {
     Wishes {
         vcpus: args.cpus.and_then(NonZeroU32::new),
         memory_mib: args.memory.and_then(NonZeroU64::new),
-        firmware: args.firmware.map(|firmware| match firmware {
-            StartedBy::Bios => Firmware::Bios,
-            StartedBy::Uefi => Firmware::Efi,
-        }),
+        firmware: args.firmware.map(firmware),
         macs: args.macs.clone(),
         cards,
     }

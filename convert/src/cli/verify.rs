@@ -6,12 +6,13 @@ use anyhow::Result;
 use rehost_block::Error;
 use rehost_runtime::{Bus, NicModel};
 
-use super::args::{BootBus, Booting as BootingArgs, Card, Verify};
+use super::args::{self, BootBus, Booting as BootingArgs, Card, Verify};
 use super::{Answer, output};
 use crate::guest::{OpenedVm, look};
 use crate::interrupt;
-use crate::proof::{Booting, Network, Serial, Through, prove};
+use crate::proof::{Booting, Network, Serial, StartedBy, Through, prove};
 use crate::secrets::Secrets;
+use crate::source::Firmware;
 use crate::source::disks::{self, Wishes};
 
 /// Runs the command.
@@ -22,8 +23,8 @@ pub(super) fn run(args: &Verify) -> Result<Answer> {
     booting.bus = bus(args.bus);
     booting.vcpus = args.cpus;
     booting.memory_mib = args.memory;
-    if args.firmware {
-        booting.through = Through::Firmware;
+    if let Some(wished) = args.firmware {
+        booting.through = Through::Firmware(started_by(wished, &opened, &booting)?);
     }
     if args.booting.check_network {
         booting.network = Some(network(args, &opened, &booting)?);
@@ -42,6 +43,32 @@ pub(super) fn run(args: &Verify) -> Result<Answer> {
     } else {
         Answer::NotVerified
     })
+}
+
+/// The firmware as typed, or as the machine has it.
+fn started_by(
+    wished: Option<args::StartedBy>,
+    opened: &OpenedVm,
+    booting: &Booting,
+) -> Result<StartedBy> {
+    if let Some(wished) = wished {
+        return Ok(StartedBy {
+            firmware: firmware(wished),
+            evidence: "--firmware".to_owned(),
+        });
+    }
+    Ok(match &opened.vm {
+        Some(vm) => StartedBy::described(vm),
+        None => StartedBy::found(&look(&opened.disks(), &booting.secrets)?.inspection),
+    })
+}
+
+/// A firmware as typed.
+pub(super) const fn firmware(wished: args::StartedBy) -> Firmware {
+    match wished {
+        args::StartedBy::Bios => Firmware::Bios,
+        args::StartedBy::Uefi => Firmware::Efi,
+    }
 }
 
 /// The bus as typed.

@@ -6,9 +6,9 @@ use rehost_block::{Disk, Result};
 use rehost_image::Image;
 use rehost_runtime::Bus;
 
-use super::{Boots, Run};
+use super::{Boots, Proving, Run};
 use crate::guest::{ImageOptions, open_image};
-use crate::proof::{Network, Proof, prove};
+use crate::proof::{Network, Proof, StartedBy, Through, prove};
 use crate::report::Ending;
 use crate::target::NewDisk;
 
@@ -26,7 +26,7 @@ impl Run<'_> {
         };
         self.voice
             .step("Booting the edited guest before anything is copied.");
-        let proof = self.boot(disks, bus)?;
+        let proof = self.boot(disks, bus, Through::Kernel)?;
         let passed = proof.passed();
         self.report.preflight = Some(proof);
         if !passed {
@@ -34,6 +34,29 @@ impl Run<'_> {
                 .step("The edited guest does not pass on its new hardware. Nothing was copied.");
         }
         Ok(passed)
+    }
+
+    /// What is to start the written image; `None` when nothing is.
+    fn through(&self) -> Option<Through> {
+        match self.migration.proof {
+            Proving::Skipped => None,
+            Proving::ThroughKernel => Some(Through::Kernel),
+            Proving::ThroughFirmware => Some(Through::Firmware(StartedBy {
+                firmware: self.firmware(),
+                evidence: "the new machine has it so".to_owned(),
+            })),
+        }
+    }
+
+    /// A firmware that cannot be had here is better known before anything is copied.
+    pub(super) fn check_firmware(&self) -> Result<()> {
+        let Some(Through::Firmware(by)) = self.through() else {
+            return Ok(());
+        };
+        match self.migration.hardware.engine_bus(self.firmware())? {
+            Some(bus) => by.check(self.migration.booting.engine, bus),
+            None => Ok(()),
+        }
     }
 
     /// The bus on which the guest can be booted here; says so when there is none, or when it is not the
@@ -88,9 +111,10 @@ impl Run<'_> {
         Ok(network)
     }
 
-    fn boot(&mut self, disks: &[Arc<dyn Disk>], bus: Bus) -> Result<Proof> {
+    fn boot(&mut self, disks: &[Arc<dyn Disk>], bus: Bus, through: Through) -> Result<Proof> {
         let mut booting = self.migration.booting.clone();
         booting.bus = bus;
+        booting.through = through;
         booting.network = self.network()?;
         let vm = self.vm()?;
         booting = booting.sized(vm.vcpus.get(), vm.memory_mib.get());
@@ -106,16 +130,20 @@ impl Run<'_> {
             format!("booted by {}", proof.verdict.engine),
             &*proof.engine_reason,
         );
+        if let Some(firmware) = &proof.firmware {
+            let what = format!("booted through its firmware and its boot loader: {firmware}");
+            self.report.decided(what, "--through-firmware");
+        }
         self.voice.detail(&proof);
         Ok(proof)
     }
 
     pub(super) fn prove_written(&mut self, written: &[NewDisk]) -> Result<Ending> {
-        if self.migration.proof == Boots::Skipped {
+        let Some(through) = self.through() else {
             self.report
                 .decided("the written image was not booted", "--no-verify");
             return Ok(Ending::Unproven);
-        }
+        };
         let Some(bus) = self.provable()? else {
             return Ok(Ending::Unproven);
         };
@@ -131,7 +159,7 @@ impl Run<'_> {
             })
             .collect::<Result<_>>()?;
         let disks: Vec<Arc<dyn Disk>> = images.iter().map(Image::disk).collect();
-        let proof = self.boot(&disks, bus)?;
+        let proof = self.boot(&disks, bus, through)?;
         let ending = if proof.passed() {
             Ending::Proven
         } else {

@@ -46,7 +46,11 @@ pub struct Wishes {
 /// The machine on `disks`, of which `inspection` tells what is on them.
 #[must_use]
 pub fn machine(disks: &[PathBuf], inspection: &Inspection) -> (Vm, Vec<Decision>) {
-    let mut decisions = Vec::new();
+    let (firmware, evidence) = firmware(inspection);
+    let decisions = vec![Decision {
+        what: format!("the machine is started by {firmware}"),
+        evidence: evidence.to_owned(),
+    }];
     let path = disks.first().cloned().unwrap_or_default();
     let host = inspection
         .system()
@@ -58,7 +62,7 @@ pub fn machine(disks: &[PathBuf], inspection: &Inspection) -> (Vm, Vec<Decision>
         described: Described::Disks,
         guest_os: None,
         hardware_version: None,
-        firmware: firmware(inspection, &mut decisions),
+        firmware,
         vcpus: VCPUS,
         cores_per_socket: NonZeroU32::MIN,
         memory_mib: MEMORY_MIB,
@@ -83,10 +87,11 @@ pub fn machine(disks: &[PathBuf], inspection: &Inspection) -> (Vm, Vec<Decision>
     (vm, decisions)
 }
 
-/// What would start the chosen system.
-fn firmware(inspection: &Inspection, decisions: &mut Vec<Decision>) -> Firmware {
+/// What would start the chosen system, and on what evidence.
+#[must_use]
+pub fn firmware(inspection: &Inspection) -> (Firmware, &'static str) {
     let found = inspection.system().map(|system| system.boot.firmware);
-    let (firmware, evidence) = match found {
+    match found {
         Some(model::Firmware::Uefi) => (
             Firmware::Efi,
             "it has an EFI system partition, and no boot code in sector 0",
@@ -94,18 +99,13 @@ fn firmware(inspection: &Inspection, decisions: &mut Vec<Decision>) -> Firmware 
         Some(model::Firmware::Bios) => (Firmware::Bios, "it has boot code in sector 0"),
         Some(model::Firmware::Either) => (
             Firmware::Bios,
-            "it could be started by BIOS and by UEFI; --firmware uefi takes the other",
+            "it could be started by BIOS and by UEFI; --firmware=uefi takes the other",
         ),
         Some(model::Firmware::Unknown) | None => (
             Firmware::Bios,
-            "neither boot code nor an EFI system partition was found; --firmware says otherwise",
+            "neither boot code nor an EFI system partition was found; --firmware=uefi says otherwise",
         ),
-    };
-    decisions.push(Decision {
-        what: format!("the machine is started by {firmware}"),
-        evidence: evidence.to_owned(),
-    });
-    firmware
+    }
 }
 
 /// A card for every interface that the guest's configuration has one for, with the address where the

@@ -1,10 +1,11 @@
-//! A serial console in the guest for good, only when asked for: the kernel's messages, and a login.
+//! A serial console in the guest, only when asked for: the kernel's messages, and a login. For good, or in
+//! a copy that is booted to be watched.
 
 use rehost_block::Result;
-use rehost_inspect::model::{BootLoaderKind, Init, Place};
+use rehost_inspect::model::{BootEntry, BootLoaderKind, Init, Place, Severity};
 
 use super::text::{LineEdit, TextChanges};
-use super::{Change, Edit, Planner, SerialConsole};
+use super::{Change, Edit, Note, Planner, SerialConsole};
 
 /// The last one is `/dev/console`; systemd starts a login on it by itself.
 const WORDS: &str = "console=tty0 console=ttyS0,115200";
@@ -26,20 +27,25 @@ const JOB: &str = "/etc/init/ttyS0.conf";
 impl Planner<'_> {
     /// Wishes for every boot entry and what entries are generated from.
     pub(super) fn add_console(&mut self, changes: &mut TextChanges) -> Result<()> {
-        if self.options.serial_console == SerialConsole::Leave {
-            return Ok(());
-        }
+        let (words, watched) = match self.options.serial_console {
+            SerialConsole::Leave => return Ok(()),
+            SerialConsole::Add => (WORDS, false),
+            SerialConsole::Watch(words) => (words, true),
+        };
         self.add_login(changes)?;
+        let copies = self.copies_of_menu()?;
         let mut add = |path: &str, line: Option<u32>| {
-            if let Some(line) = line {
-                let words = WORDS.to_owned();
-                changes.add(path, line, LineEdit::Append { words }, REASON.to_owned());
+            let config = self.system.boot.config.as_deref();
+            let copies = copies.iter().filter(|_| config == Some(path));
+            for path in copies.map(String::as_str).chain([path]) {
+                if let Some(line) = line {
+                    let words = words.to_owned();
+                    changes.add(path, line, LineEdit::Append { words }, REASON.to_owned());
+                }
             }
         };
-        let has = |text: &str| {
-            text.split_whitespace()
-                .any(|w| w.starts_with("console=ttyS0"))
-        };
+        // What is watched is also told how much to say.
+        let has = |text: &str| !watched && has_console(text);
         for entry in &self.system.boot.entries {
             if entry.kernel.is_none() || has(&entry.command_line) {
                 continue;
@@ -61,9 +67,16 @@ impl Planner<'_> {
             }
         }
         for source in &self.system.boot.sources {
-            if source.key == SOURCE && !has(&source.value) {
+            if source.key == SOURCE && !watched && !has(&source.value) {
                 add(&source.place.path, source.place.line);
             }
+        }
+        if watched {
+            // Also one that is no entry: the copy that firmware looks for.
+            for image in &self.system.boot.unified {
+                add(&image.path, Some(1));
+            }
+            return Ok(());
         }
         let text = self.files.read(KERNEL_INSTALL)?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -73,6 +86,50 @@ impl Planner<'_> {
             add(KERNEL_INSTALL, last.map(|(_, number)| number));
         }
         Ok(())
+    }
+
+    /// Other files on the EFI system partition that hold the very menu that was read: GRUB of the Red Hat
+    /// family reads the one beside itself, and may have been copied with it to where firmware looks.
+    fn copies_of_menu(&self) -> Result<Vec<String>> {
+        let boot = &self.system.boot;
+        let (Some(config), Some(esp)) = (&boot.config, &boot.esp) else {
+            return Ok(Vec::new());
+        };
+        let menu = self.files.read(config)?;
+        let mut copies = Vec::new();
+        for folder in self.files.names(&format!("{}/EFI", esp.path))? {
+            let path = format!("{}/EFI/{folder}/grub.cfg", esp.path);
+            if path != *config && menu.is_some() && self.files.read(&path)? == menu {
+                copies.push(path);
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Names the entries that none of `edits` gives a serial console to.
+    pub(super) fn note_silent(&mut self, edits: &[Edit]) {
+        let boot = &self.system.boot;
+        let silent = |entry: &&BootEntry| {
+            let edited = edits.iter().any(|edit| edit.path == entry.place.path);
+            entry.kernel.is_some() && !edited && !has_console(&entry.command_line)
+        };
+        for entry in boot.entries.iter().filter(silent) {
+            let inside = boot.unified.iter().any(|one| one.path == entry.place.path);
+            let why = if inside {
+                "its command line is inside a unified kernel image that must stay as it is"
+            } else {
+                "its command line is not where one is expected"
+            };
+            self.notes.push(Note::new(
+                Severity::Warning,
+                "console-not-added",
+                format!(
+                    "the boot entry \"{}\" gets no serial console: {why}",
+                    entry.title
+                ),
+                vec![entry.place.clone()],
+            ));
+        }
     }
 
     /// systemd starts a login on every console by itself; the others have to be told.
@@ -110,7 +167,7 @@ impl Planner<'_> {
 
     /// Upstart's job for the login.
     pub(super) fn write_gettys(&mut self) -> Result<Option<Edit>> {
-        let wanted = self.options.serial_console == SerialConsole::Add
+        let wanted = self.options.serial_console != SerialConsole::Leave
             && self.system.init == Init::Upstart
             && self.files.kind(JOB)?.is_none();
         if !wanted {
@@ -142,4 +199,10 @@ impl Planner<'_> {
         });
         Ok(found.and_then(|(at, _)| u32::try_from(at + 1).ok()))
     }
+}
+
+/// Whether a kernel with this command line talks on the first serial port.
+fn has_console(command_line: &str) -> bool {
+    let mut words = command_line.split_whitespace();
+    words.any(|word| word.starts_with("console=ttyS0"))
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::Accelerator;
 use super::devices::{self, Attachment};
-use crate::{Bus, Machine, Start};
+use crate::{Bus, Firmware, Machine, Start};
 
 /// A private folder for one run.
 pub(super) struct Folder(pub(super) TempDir);
@@ -58,8 +58,12 @@ pub(super) fn check(machine: &Machine) -> Result<()> {
         Start::Direct(start) if start.command_line.contains('\0') => {
             Err(Error::usage("kernel command line contains a NUL byte"))
         }
-        Start::Firmware if machine.disks.is_empty() => {
+        Start::Firmware(_) if machine.disks.is_empty() => {
             Err(Error::usage("firmware has no disk to boot from"))
+        }
+        Start::Firmware(firmware) => {
+            let first = machine.disks.first();
+            first.map_or(Ok(()), |disk| firmware.finds_disks_on(disk.bus))
         }
         _ => Ok(()),
     }
@@ -83,16 +87,38 @@ pub(super) fn arguments(
     if sandbox {
         add(&["-sandbox", SANDBOX]);
     }
-    // Without graphics SeaBIOS and what it boots use the serial port as their screen.
-    add(&["-machine", "q35,graphics=off,usb=off"]);
+    // Without graphics the firmware and what it boots use the serial port as their screen.
+    let mut board = "q35,graphics=off,usb=off".to_owned();
+    if let Start::Firmware(Firmware::Uefi(image)) = &machine.start {
+        board.push_str(",pflash0=code,pflash1=nvram");
+        for (name, path, format, read_only) in [
+            ("code", &image.code, image.formats[0], true),
+            ("nvram", &folder.nvram(), image.formats[1], false),
+        ] {
+            let node = serde_json::json!({
+                "driver": format.driver(),
+                "node-name": name,
+                "read-only": read_only,
+                "file": { "driver": "file", "filename": text(path)? },
+            });
+            add(&["-blockdev", &node.to_string()]);
+        }
+    }
+    add(&["-machine", &board]);
     add(match accelerator {
         Accelerator::Kvm => &["-accel", "kvm", "-cpu", "host"],
         Accelerator::Tcg => &["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max"],
     });
     add(&["-smp", &machine.vcpus.to_string()]);
     add(&["-m", &format!("{}M", machine.memory_mib)]);
+    // A GRUB that is told to be graphical hangs in a BIOS machine without a VGA adapter: it waits for a
+    // retrace. What is drawn goes nowhere.
+    let vga = match machine.start {
+        Start::Firmware(Firmware::Bios) => "std",
+        _ => "none",
+    };
     // No network of the host's: said although -nodefaults implies it.
-    add(&["-nic", "none", "-display", "none", "-vga", "none"]);
+    add(&["-nic", "none", "-display", "none", "-vga", vga]);
     add(&["-rtc", "base=utc"]);
     add(&["-chardev", "stdio,id=serial,signal=off"]);
     add(&["-serial", "chardev:serial"]);
@@ -171,7 +197,7 @@ mod tests {
     use rehost_block::{Memory, Overlay, StorageDisk};
 
     use super::*;
-    use crate::{DirectBoot, Mac, MachineDisk, MachineNic, Neighbours, NicModel};
+    use crate::{DirectBoot, Mac, MachineDisk, MachineNic, Neighbours, NicModel, UefiImage};
 
     fn machine(buses: &[Bus], start: Start) -> Machine {
         let base = Arc::new(StorageDisk::new(Arc::new(Memory::new("d", vec![0; 512]))));
@@ -202,14 +228,37 @@ mod tests {
 
     #[test]
     fn no_machine_has_a_network() {
-        let line = line(&machine(&[Bus::VirtioBlk], Start::Firmware));
+        let line = line(&machine(&[Bus::VirtioBlk], Start::Firmware(Firmware::Bios)));
         assert!(line.contains("-nodefaults") && line.contains("-nic none"));
+        assert!(line.contains("-display none -vga std"));
         assert!(!line.contains("netdev") && !line.contains("-net "));
+    }
+
+    fn uefi() -> Start {
+        Start::Firmware(Firmware::Uefi(UefiImage::of("/code,1.fd", "/vars.fd")))
+    }
+
+    #[test]
+    fn uefi_is_flash_that_is_read_and_a_memory_of_the_runs_own() {
+        let line = line(&machine(&[Bus::VirtioBlk], uefi()));
+        for part in [
+            r#"{"driver":"raw","file":{"driver":"file","filename":"/code,1.fd"},"node-name":"code","read-only":true}"#,
+            r#""node-name":"nvram","read-only":false}"#,
+            "-machine q35,graphics=off,usb=off,pflash0=code,pflash1=nvram",
+            "-boot strict=on",
+            "-vga none",
+        ] {
+            assert!(line.contains(part), "no {part} in {line}");
+        }
+        assert!(!line.contains("/vars.fd"), "the template itself: {line}");
     }
 
     #[test]
     fn a_card_hangs_on_a_socket_in_the_private_folder() {
-        let mut machine = machine(&[Bus::Nvme, Bus::Ide, Bus::Ide, Bus::Ide], Start::Firmware);
+        let mut machine = machine(
+            &[Bus::Nvme, Bus::Ide, Bus::Ide, Bus::Ide],
+            Start::Firmware(Firmware::Bios),
+        );
         machine.nics.push(MachineNic {
             model: NicModel::Vmxnet3,
             mac: Mac([0, 0x0c, 0x29, 0x2e, 0xc0, 0x31]),
@@ -239,7 +288,7 @@ mod tests {
                 Bus::VirtioBlk,
                 Bus::Ahci,
             ],
-            Start::Firmware,
+            Start::Firmware(Firmware::Bios),
         ));
         for part in [
             "scsi-hd,bus=pvscsi.0,scsi-id=0,drive=disk0,id=device-disk0,bootindex=1",
@@ -265,23 +314,31 @@ mod tests {
         };
         for (machine, named) in [
             (
-                machine(&[Bus::Ahci; 7], Start::Firmware),
+                machine(&[Bus::Ahci; 7], Start::Firmware(Firmware::Bios)),
                 "too many SATA disks",
             ),
             (
-                machine(&[Bus::Pvscsi; 16], Start::Firmware),
+                machine(&[Bus::Pvscsi; 16], Start::Firmware(Firmware::Bios)),
                 "too many SCSI disks",
             ),
             (
-                machine(&[Bus::VirtioBlk; 17], Start::Firmware),
+                machine(&[Bus::VirtioBlk; 17], Start::Firmware(Firmware::Bios)),
                 "too many disks",
             ),
-            (machine(&[], Start::Firmware), "no disk to boot from"),
+            (
+                machine(&[], Start::Firmware(Firmware::Bios)),
+                "no disk to boot from",
+            ),
             (
                 machine(&[], direct(&"x".repeat(2048))),
                 "command line is too long",
             ),
             (machine(&[], direct("a\0b")), "NUL"),
+            (machine(&[], uefi()), "no disk to boot from"),
+            (
+                machine(&[Bus::Megaraid], uefi()),
+                "to find a disk on a MegaRAID controller",
+            ),
         ] {
             let error = check(&machine).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

@@ -42,6 +42,64 @@ pub(super) const TABLE: &[Recogniser] = &[
         Failed,
         "has no operating system behind its boot sector",
     ),
+    // UEFI: edk2's boot device selection and its shell.
+    Recogniser {
+        except: Some(r#""EFI Internal Shell""#),
+        ..entry(
+            "uefi-loading",
+            Line,
+            r"^BdsDxe: loading Boot[0-9A-F]{4} ",
+            Progress(Stage::Firmware),
+            "started its firmware",
+        )
+    },
+    Recogniser {
+        except: Some(r#""EFI Internal Shell""#),
+        ..entry(
+            "uefi-starting",
+            Line,
+            r"^BdsDxe: starting Boot[0-9A-F]{4} ",
+            Progress(Stage::BootLoader),
+            "started its boot loader",
+        )
+    },
+    entry(
+        "uefi-entry-failed",
+        Line,
+        r"^BdsDxe: failed to (load|start) Boot[0-9A-F]{4} ",
+        Trouble,
+        "could not start what its firmware tried to boot",
+    ),
+    entry(
+        "uefi-nothing-to-boot",
+        Line,
+        r"^BdsDxe: No bootable option or device was found",
+        Failed,
+        "has nothing that its firmware can boot",
+    ),
+    // Only its prompt: before that, the shell may find a script that boots the guest.
+    entry(
+        "uefi-shell",
+        Prompt,
+        r"^(Shell|[Ff][Ss][0-9]+:[^ >]*)> ",
+        Stuck,
+        "has nothing that its firmware can boot, and waits in the firmware's shell",
+    ),
+    entry(
+        "uefi-exception",
+        Line,
+        r"^!!!! X64 Exception Type - ",
+        Failed,
+        "crashed in its firmware or its boot loader",
+    ),
+    // shim.
+    entry(
+        "shim-failed",
+        Line,
+        r"^(Failed to (open|read|load image) .*\\|start_image\(\) returned )",
+        Trouble,
+        "could not start its second boot loader",
+    ),
     // GRUB.
     entry(
         "grub-loading",
@@ -60,7 +118,7 @@ pub(super) const TABLE: &[Recogniser] = &[
     entry(
         "grub-error",
         Line,
-        r"^ *error: .*(no such device|no such partition|unknown filesystem|file .* not found|disk .* not found|you need to load the kernel first|invalid magic number|no suitable video mode)",
+        r"^ *error: .*(no such device|no such partition|unknown filesystem|file .* not found|disk .* not found|you need to load the kernel first|invalid magic number)",
         Trouble,
         "could not load what its boot loader wanted",
     ),

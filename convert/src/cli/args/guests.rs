@@ -207,9 +207,10 @@ pub struct Verify {
     #[arg(long, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..=1_048_576))]
     pub memory: u32,
     /// Let the firmware and the guest's own boot loader start it (QEMU only), instead of placing
-    /// the kernel its boot loader would choose into memory
-    #[arg(long)]
-    pub firmware: bool,
+    /// the kernel its boot loader would choose into memory. Without a kind, the one that the machine's
+    /// description or else its disk says; a UEFI firmware knows no boot entries of the old machine
+    #[arg(long, value_name = "KIND", num_args = 0..=1, require_equals = true)]
+    pub firmware: Option<Option<StartedBy>>,
     /// Model of the network cards that --check-network gives it
     #[arg(
         long,
@@ -286,6 +287,10 @@ pub struct Migrate {
     /// Do not boot the written image
     #[arg(long)]
     pub no_verify: bool,
+    /// Let the new machine's firmware and the guest's own boot loader start the written image (QEMU only),
+    /// instead of placing the kernel its boot loader would choose into memory
+    #[arg(long, conflicts_with = "no_verify")]
+    pub through_firmware: bool,
     /// Compress the written image
     #[arg(long, value_name = "CODEC[:LEVEL]")]
     pub compress: Option<Compression>,

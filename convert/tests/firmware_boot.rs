@@ -1,0 +1,147 @@
+//! Guests whose own firmware and boot loader start them: from an empty firmware memory, as a moved machine
+//! has it.
+
+#![allow(clippy::unwrap_used)] // clippy knows `#[test]` functions, not what they share
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{guest, hash, have, run};
+use serde_json::Value;
+
+/// A sample guest that UEFI starts, where such firmware is here.
+fn uefi_guest(name: &str) -> Option<PathBuf> {
+    let firmware = Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file()
+        || Path::new("/usr/share/qemu/firmware/60-edk2-x86_64.json").is_file();
+    if !firmware {
+        println!("skipped: needs ovmf");
+        return None;
+    }
+    guest(name).filter(|_| have("qemu-system-x86_64"))
+}
+
+/// Migrates `guest` to KVM, proven through the firmware; gives the image and the proof.
+fn proven(guest: &Path, folder: &Path) -> (PathBuf, Value) {
+    let out = folder.join("out");
+    let report: Value = run([
+        "migrate".as_ref(),
+        guest.join("guest.vmx").as_os_str(),
+        "--to=kvm".as_ref(),
+        "--no-preflight".as_ref(),
+        "--through-firmware".as_ref(),
+        "--timeout=400".as_ref(),
+        "--json".as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ])
+    .exits(0)
+    .json();
+    assert_eq!(report["ending"], "proven", "{report}");
+    let proof = report["proof"].clone();
+    assert_eq!(proof["firmware"]["kind"], "efi", "{proof}");
+    let code = proof["firmware"]["image"]["code"].as_str().unwrap();
+    assert!(Path::new(code).is_file(), "{proof}");
+    // Nobody but its boot loader chose the kernel.
+    for field in ["kernel", "command_line", "boot_reason"] {
+        assert!(proof[field].is_null(), "{field}: {proof}");
+    }
+    assert_eq!(
+        proof["firmware"]["notes"].as_array().map(Vec::len),
+        Some(0),
+        "{proof}"
+    );
+    assert!(
+        saw(&proof, "uefi-starting") && saw(&proof, "login-prompt"),
+        "{proof}"
+    );
+    (out.join("guest.qcow2"), proof)
+}
+
+/// Whether the boot reached the milestone `id`.
+fn saw(proof: &Value, id: &str) -> bool {
+    let milestones = proof["verdict"]["milestones"].as_array().unwrap();
+    milestones.iter().any(|milestone| milestone["id"] == id)
+}
+
+/// What a file of the guest on `image` holds.
+fn content(image: &Path, path: &str) -> String {
+    run(["cat", image.to_str().unwrap(), path]).exits(0).stdout
+}
+
+#[test]
+fn a_grub_guest_boots_through_uefi_and_not_without_its_fallback_loader() {
+    let Some(guest) = uefi_guest("debian12-uefi") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (image, proof) = proven(&guest, folder.path());
+    assert!(saw(&proof, "grub-loading"), "{proof}");
+    let added = proof["firmware"]["added"].as_array().unwrap();
+    assert!(!added.is_empty());
+    for line in added {
+        assert_eq!(line["path"], "/boot/grub/grub.cfg", "{line}");
+        assert!(
+            line["text"].as_str().unwrap().contains("console=ttyS0"),
+            "{line}"
+        );
+    }
+    // That was the copy.
+    assert!(!content(&image, "/boot/grub/grub.cfg").contains("ttyS0"));
+
+    let image = image.to_str().unwrap();
+    run(["rm", "-r", "--in-place", image, "/boot/efi/EFI/BOOT"]).exits(0);
+    let proof = run(["verify", "--firmware", "--json", "--timeout=200", image])
+        .exits(3)
+        .json();
+    assert_eq!(proof["firmware"]["kind"], "efi", "{proof}");
+    assert_eq!(proof["verdict"]["recogniser"], "uefi-shell", "{proof}");
+    let reason = proof["verdict"]["reason"].as_str().unwrap();
+    for part in ["has nothing that its firmware can boot", "Not Found"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+}
+
+#[test]
+fn a_systemd_boot_guest_boots_through_uefi() {
+    let Some(guest) = uefi_guest("debian12-systemd-boot") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (_, proof) = proven(&guest, folder.path());
+    let added = proof["firmware"]["added"].as_array().unwrap();
+    let entry = &added[0];
+    let path = entry["path"].as_str().unwrap();
+    assert!(path.starts_with("/boot/efi/loader/entries/"), "{entry}");
+    let text = entry["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("options") && text.contains("console=ttyS0"),
+        "{entry}"
+    );
+}
+
+#[test]
+fn a_bios_guest_boots_through_its_boot_sector() {
+    let Some(guest) = guest("tiny").filter(|_| have("qemu-system-x86_64")) else {
+        return;
+    };
+    let (vmx, disk) = (guest.join("guest.vmx"), guest.join("guest.vmdk"));
+    let before = hash(&disk);
+    let proof = run([
+        "verify",
+        "--firmware",
+        "--bus=pvscsi",
+        "--timeout=400",
+        "--json",
+        vmx.to_str().unwrap(),
+    ])
+    .exits(0)
+    .json();
+    assert_eq!(proof["firmware"]["kind"], "bios", "{proof}");
+    assert!(proof["firmware"]["image"].is_null(), "{proof}");
+    assert!(
+        saw(&proof, "seabios") && saw(&proof, "grub-loading"),
+        "{proof}"
+    );
+    assert_eq!(hash(&disk), before);
+}
