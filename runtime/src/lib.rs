@@ -20,7 +20,7 @@ pub use machine::{
     Bus, DirectBoot, Ended, Engine, Firmware, Mac, Machine, MachineDisk, MachineNic, Next,
     NicModel, Start, Watch, Wire,
 };
-pub use neighbours::{Answer, Neighbours};
+pub use neighbours::{Answer, Asked, Neighbours};
 pub use qemu::{Accelerator, QemuEngine};
 pub use recognise::{Meaning, Recogniser, Shape, Stage};
 pub use recognisers::recognisers;

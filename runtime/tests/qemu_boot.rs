@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use common::{VIRTIO_BLK, file_disk, judged, limits, memory_disk, parts, qemu, sample, sha256};
 use rehost_block::{Memory, Overlay, Storage, StorageDisk};
 use rehost_runtime::{
-    Bus, Ended, Engine, EngineChoice, Firmware, Limits, Mac, Machine, MachineDisk, MachineNic,
-    Neighbours, Next, NicModel, Outcome, Stage, Start, UefiImage, Verdict, Watch, choose,
+    Asked, Bus, Ended, Engine, EngineChoice, Firmware, Limits, Mac, Machine, MachineDisk,
+    MachineNic, Neighbours, Next, NicModel, Outcome, Stage, Start, UefiImage, Verdict, Watch,
+    choose,
 };
 
 /// A script's end: what a guest shows whose login prompt stands.
@@ -145,15 +146,39 @@ fn a_guest_boots_with_disks_on_nvme_and_ide() {
 }
 
 #[test]
-fn a_guest_that_boots_answers_for_its_address_on_a_wire_that_leads_nowhere() {
+fn a_guest_that_boots_answers_for_its_addresses_on_a_wire_that_leads_nowhere() {
     let (Some(engine), Some(parts)) = (qemu(), parts()) else {
         return;
     };
-    let (its, nobodys) = ([192, 0, 2, 10].into(), [192, 0, 2, 11].into());
-    let asked = Arc::new(Neighbours::new([its, nobodys]));
+    let asked = |address: &str, vlan| Asked {
+        address: address.parse().unwrap(),
+        vlan,
+    };
+    let its = [
+        asked("192.0.2.10", None),
+        asked("2001:db8::12:3456", None),
+        asked("192.0.2.130", Some(100)),
+        asked("2001:db8:1::7", Some(100)),
+    ];
+    // Nobody has one, and the others are elsewhere.
+    let nobodys = [
+        asked("192.0.2.11", None),
+        asked("192.0.2.130", None),
+        asked("2001:db8:1::7", Some(101)),
+    ];
+    let asked = Arc::new(Neighbours::new(its.into_iter().chain(nobodys)));
     let mac: Mac = "00:0c:29:2e:c0:31".parse().unwrap();
-    let script = format!("ifconfig eth0 192.0.2.10 netmask 255.255.255.0 up; sleep 4; {LOGIN}");
-    let mut machine = parts.machine(&["vmxnet3"], &script, Vec::new());
+    let script = format!(
+        "ip link set eth0 up; ip addr add 192.0.2.10/25 dev eth0; ip addr add 2001:db8::12:3456/64 dev eth0; \
+         ip link add link eth0 name eth0.100 type vlan id 100; ip link set eth0.100 up; \
+         ip addr add 192.0.2.130/25 dev eth0.100; ip addr add 2001:db8:1::7/64 dev eth0.100; \
+         echo 2 >/proc/sys/net/ipv4/conf/all/arp_ignore; sleep 6; {LOGIN}"
+    );
+    let mut machine = parts.machine(
+        &["vmxnet3", "llc", "stp", "garp", "mrp", "8021q"],
+        &script,
+        Vec::new(),
+    );
     machine.nics.push(MachineNic {
         model: NicModel::Vmxnet3,
         mac,
@@ -161,8 +186,13 @@ fn a_guest_that_boots_answers_for_its_address_on_a_wire_that_leads_nowhere() {
     });
     let verdict = judged("wire", &machine, &engine, &limits(120));
     assert!(verdict.booted(), "{verdict:#?}");
-    assert_eq!(asked.answer(its).map(|answer| answer.mac), Some(mac));
-    assert_eq!(asked.answer(nobodys), None);
+    for its in its {
+        let card = asked.answer(its).map(|answer| answer.mac);
+        assert_eq!(card, Some(mac), "{its:?}: {verdict:#?}");
+    }
+    for nobodys in nobodys {
+        assert_eq!(asked.answer(nobodys), None);
+    }
     assert!(!asked.all_answered());
 }
 

@@ -211,7 +211,7 @@ pub struct Booting {
     #[arg(long)]
     pub show_serial: bool,
 
-    /// Give the guest its network cards, on a wire that leads nowhere, and ask it for its static IPv4
+    /// Give the guest its network cards, on a wire that leads nowhere, and ask it for its static
     /// addresses: one that does not answer is not proven (QEMU only)
     #[arg(long)]
     pub check_network: bool,

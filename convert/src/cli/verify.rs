@@ -108,7 +108,7 @@ fn network(args: &Verify, opened: &OpenedVm, booting: &Booting) -> Result<Networ
         Card::E1000 => NicModel::E1000,
     });
     if network.is_empty() {
-        let error = Error::unsupported("the guest has no static IPv4 address to answer for");
+        let error = Error::unsupported("the guest has no static address to answer for");
         return Err(error
             .in_file(&args.image)
             .hint("leave --check-network out")

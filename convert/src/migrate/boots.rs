@@ -103,7 +103,7 @@ impl Run<'_> {
             .as_ref()
             .map(|inspection| Network::of(inspection, nics, |_| model));
         if network.as_ref().is_none_or(Network::is_empty) {
-            let what = "the network is not checked: the guest has no static IPv4 address";
+            let what = "the network is not checked: the guest has no static address";
             self.voice.step(format_args!("Not proven: {what}."));
             self.report.decided(what, "--check-network");
             return Ok(None);

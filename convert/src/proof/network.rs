@@ -1,16 +1,16 @@
 //! Whether a guest that is booted answers for the addresses that its configuration gives it.
 //!
 //! Its cards hang on a wire whose other end is here; nothing else is on it, and nothing is forwarded.
-//! Left out: IPv6, addresses from a DHCP server (there is none), and those on a VLAN.
+//! Left out: addresses from a DHCP server (there is none), and those on a VLAN inside a VLAN.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rehost_inspect::Inspection;
-use rehost_inspect::model::InterfaceKind;
-use rehost_runtime::{Mac, MachineNic, Neighbours, Next, NicModel, Wire};
+use rehost_inspect::model::{Interface, InterfaceKind};
+use rehost_runtime::{Asked, Mac, MachineNic, Neighbours, Next, NicModel, Wire};
 use serde::Serialize;
 
 use crate::source::Nic;
@@ -25,7 +25,7 @@ const MADE_UP: [u8; 6] = [0x02, 0x72, 0x65, 0x68, 0x6f, 0x80];
 #[derive(Debug, Clone)]
 pub struct Network {
     cards: Vec<(NicModel, Mac)>,
-    addresses: Vec<(String, Ipv4Addr)>,
+    addresses: Vec<(String, Asked)>,
 }
 
 impl Network {
@@ -51,23 +51,21 @@ impl Network {
         let interfaces = inspection
             .system()
             .map_or(&[][..], |system| &system.network);
-        for interface in interfaces {
-            let alone = matches!(
-                interface.kind,
-                InterfaceKind::Ethernet
-                    | InterfaceKind::Bond
-                    | InterfaceKind::Team
-                    | InterfaceKind::Bridge
-            );
-            for written in interface.addresses.iter().filter(|_| alone) {
+        let mut tags = Tags::new(interfaces);
+        for (nth, interface) in interfaces.iter().enumerate() {
+            let Some(vlan) = tags.of(nth, 0) else {
+                continue;
+            };
+            for written in &interface.addresses {
                 let address = written.split('/').next().unwrap_or_default();
-                let Ok(address) = address.parse::<Ipv4Addr>() else {
+                let Ok(address) = address.parse::<IpAddr>() else {
                     continue;
                 };
+                let asked = Asked { address, vlan };
                 let name = interface.name.clone().or_else(|| interface.mac.clone());
-                let known = addresses.iter().any(|(_, other)| *other == address);
+                let known = addresses.iter().any(|(_, other)| *other == asked);
                 if !address.is_loopback() && !known {
-                    addresses.push((name.unwrap_or_default(), address));
+                    addresses.push((name.unwrap_or_default(), asked));
                 }
             }
         }
@@ -85,7 +83,7 @@ impl Network {
         let wires = self
             .cards
             .iter()
-            .map(|_| Neighbours::new(self.addresses.iter().map(|(_, address)| *address)))
+            .map(|_| Neighbours::new(self.addresses.iter().map(|(_, asked)| *asked)))
             .map(Arc::new)
             .collect();
         Question {
@@ -119,11 +117,12 @@ impl Question {
     }
 
     fn answers(&self) -> impl Iterator<Item = Answered> {
-        self.network.addresses.iter().map(|(interface, address)| {
-            let answer = self.wires.iter().find_map(|wire| wire.answer(*address));
+        self.network.addresses.iter().map(|(interface, asked)| {
+            let answer = self.wires.iter().find_map(|wire| wire.answer(*asked));
             Answered {
                 interface: interface.clone(),
-                address: *address,
+                address: asked.address,
+                vlan: asked.vlan,
                 card: answer.map(|answer| answer.mac),
                 seconds: answer.map(|answer| answer.seconds),
             }
@@ -184,7 +183,10 @@ pub struct Answered {
     /// The interface that the configuration gives it to.
     pub interface: String,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
+    /// The VLAN in which it is, where it is in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
     /// The card that answered; `None` when none did.
     pub card: Option<Mac>,
     /// When, in seconds from when the machine started.
@@ -208,6 +210,10 @@ impl fmt::Display for NetworkProof {
             let Answered {
                 interface, address, ..
             } = answer;
+            let address = match answer.vlan {
+                Some(vlan) => format!("{address} in VLAN {vlan}"),
+                None => address.to_string(),
+            };
             match (answer.card, answer.seconds) {
                 (Some(card), Some(seconds)) => write!(
                     f,
@@ -217,5 +223,131 @@ impl fmt::Display for NetworkProof {
             }
         }
         Ok(())
+    }
+}
+
+/// Interfaces made of one another at most: a bridge over a VLAN over a bond over cards has four.
+const DEEPEST: usize = 8;
+
+/// By which frames interfaces are reached from their cards.
+struct Tags<'a> {
+    all: &'a [Interface],
+    /// What is known of each, and that it is being looked at: then it is made of itself.
+    known: Vec<Option<Tag>>,
+}
+
+/// Frames without a tag, or with the number of a VLAN. Nothing where that is not one network: a tag inside a
+/// tag, software alone, interfaces made of each other.
+type Tag = Option<Option<u16>>;
+
+impl<'a> Tags<'a> {
+    fn new(all: &'a [Interface]) -> Self {
+        let known = vec![None; all.len()];
+        Self { all, known }
+    }
+
+    fn of(&mut self, nth: usize, depth: usize) -> Tag {
+        if let Some(known) = self.known[nth] {
+            return known;
+        }
+        if depth == DEEPEST {
+            return None;
+        }
+        self.known[nth] = Some(None);
+        let (all, interface) = (self.all, &self.all[nth]);
+        let is_member = |other: &Interface| {
+            other
+                .name
+                .as_ref()
+                .is_some_and(|name| interface.uses.contains(name))
+                || other.member_of.is_some() && other.member_of == interface.name
+        };
+        let made_of_others = interface.kind != InterfaceKind::Ethernet;
+        let below: Vec<Tag> = (0..all.len())
+            .filter(|other| made_of_others && *other != nth && is_member(&all[*other]))
+            .map(|other| self.of(other, depth + 1))
+            .collect();
+        let tag = match interface.kind {
+            InterfaceKind::Ethernet => Some(None),
+            InterfaceKind::Bond | InterfaceKind::Team | InterfaceKind::Bridge => {
+                // Members that no file describes are cards.
+                let first = below.first().copied().unwrap_or(Some(None));
+                below
+                    .iter()
+                    .all(|tag| *tag == first)
+                    .then_some(first)
+                    .flatten()
+            }
+            InterfaceKind::Vlan => {
+                let plain = below.iter().all(|tag| *tag == Some(None));
+                (plain && interface.vlan.is_some()).then_some(interface.vlan)
+            }
+            _ => None,
+        };
+        self.known[nth] = Some(tag);
+        tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rehost_inspect::model::{AddressMethod, NetworkTool, Place};
+
+    fn interface(name: &str, kind: InterfaceKind, uses: &[&str]) -> Interface {
+        Interface {
+            name: Some(name.to_owned()),
+            kind,
+            mac: None,
+            method: AddressMethod::Static,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            nameservers: Vec::new(),
+            uses: uses.iter().map(|&name| name.to_owned()).collect(),
+            member_of: None,
+            vlan: None,
+            configured_by: NetworkTool::Ifupdown,
+            place: Place::file("/etc/network/interfaces"),
+        }
+    }
+
+    #[test]
+    fn frames_carry_the_tag_of_the_vlan_below() {
+        use InterfaceKind::{Bridge, Ethernet, Vlan};
+        let mut vlan = interface("eth0.100", Vlan, &["eth0"]);
+        vlan.vlan = Some(100);
+        let mut inner = interface("eth0.100.7", Vlan, &["eth0.100"]);
+        inner.vlan = Some(7);
+        let mut joined = interface("eth1", Ethernet, &[]);
+        joined.member_of = Some("br1".to_owned());
+        let all = [
+            interface("eth0", Ethernet, &[]),
+            vlan,
+            inner,
+            joined,
+            interface("br0", Bridge, &["eth0.100"]),
+            interface("br1", Bridge, &[]),
+            // Of a card and of a VLAN on it: in no one network.
+            interface("br2", Bridge, &["eth0", "eth0.100"]),
+            interface("ring", Bridge, &["knot"]),
+            interface("knot", Bridge, &["ring"]),
+        ];
+        let mut tags = Tags::new(&all);
+        let tags: Vec<Tag> = (0..all.len()).map(|nth| tags.of(nth, 0)).collect();
+        let of_no_card = None;
+        assert_eq!(
+            tags,
+            [
+                Some(None),
+                Some(Some(100)),
+                of_no_card,
+                Some(None),
+                Some(Some(100)),
+                Some(None),
+                of_no_card,
+                of_no_card,
+                of_no_card,
+            ]
+        );
     }
 }
