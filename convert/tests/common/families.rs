@@ -54,8 +54,14 @@ pub(crate) fn stuck(name: &str, how: Stuck, opening: &[&str]) -> Option<PathBuf>
         }
         Stuck::Waiting => {
             assert_eq!(verdict["outcome"], "timed-out", "{verdict}");
-            let last = verdict["tail"].as_array().unwrap().last().unwrap();
-            let last = last.as_str().unwrap();
+            let lines = verdict["tail"].as_array().unwrap().iter();
+            // The kernel has something to say at any time.
+            let of_kernel = |line: &&str| {
+                let time = line.strip_prefix('[').map(str::trim_start);
+                time.is_some_and(|time| time.starts_with(|c: char| c.is_ascii_digit()))
+            };
+            let mut lines = lines.filter_map(Value::as_str);
+            let last = lines.rfind(|line| !of_kernel(line)).unwrap();
             assert!(last.starts_with("Starting systemd-udevd"), "{verdict}");
         }
     }
