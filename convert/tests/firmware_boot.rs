@@ -121,6 +121,51 @@ fn a_systemd_boot_guest_boots_through_uefi() {
 }
 
 #[test]
+fn a_unified_image_boots_through_uefi_by_systemd_boot_and_by_the_firmware_itself() {
+    let Some(guest) = uefi_guest("debian12-uki") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (image, proof) = proven(&guest, folder.path());
+    let by_uuid = "root=UUID=1e94b7a3-6d52-4c08-9f3b-a7c15e8d2046 ro quiet ";
+    let talks = |added: &Value| {
+        let text = added["text"].as_str().unwrap();
+        assert!(
+            text.starts_with(by_uuid) && text.contains("console=ttyS0"),
+            "{text}"
+        );
+    };
+    let added = &proof["firmware"]["added"][0];
+    let path = added["path"].as_str().unwrap();
+    assert!(path.starts_with("/boot/efi/EFI/Linux/"), "{added}");
+    talks(added);
+
+    // Without a boot loader the image is put where every firmware looks, and that copy is heard as well.
+    let image = image.to_str().unwrap();
+    let folders = ["/boot/efi/EFI/systemd", "/boot/efi/EFI/BOOT"];
+    run(["rm", "-r", "--in-place", image, folders[0], folders[1]]).exits(0);
+    run(["inject", "--in-place", image]).exits(0);
+    let proof = run(["verify", "--firmware", "--timeout=400", "--json", image]);
+    let proof = proof.exits(0).json();
+    assert_eq!(
+        proof["firmware"]["notes"].as_array().map(Vec::len),
+        Some(0),
+        "{proof}"
+    );
+    let added = proof["firmware"]["added"].as_array().unwrap();
+    let paths: Vec<&str> = added
+        .iter()
+        .filter_map(|one| one["path"].as_str())
+        .collect();
+    assert!(
+        paths.contains(&"/boot/efi/EFI/BOOT/BOOTX64.EFI"),
+        "{paths:?}"
+    );
+    talks(&added[0]);
+    assert!(saw(&proof, "uefi-starting"), "{proof}");
+}
+
+#[test]
 fn a_bios_guest_boots_through_its_boot_sector() {
     let Some(guest) = guest("tiny").filter(|_| have("qemu-system-x86_64")) else {
         return;

@@ -205,6 +205,7 @@ pub fn plan_console(
     let mut changes = TextChanges::default();
     planner.add_console(&mut changes)?;
     let mut edits = planner.edit_command_lines(&mut changes, Vec::new())?;
+    edits.extend(planner.renew_loader(&edits)?);
     edits.extend(changes.into_edits(&mut planner)?);
     edits.extend(planner.write_gettys()?);
     let edits = planner.spare_verified(edits)?;
