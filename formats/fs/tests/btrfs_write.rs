@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use rehost_block::{DiskMut, Kind, Memory, Overlay, StorageDisk, doubles::Faulty};
-use rehost_fs::{Btrfs, BtrfsMut, FileSystem, FileSystemMut, Inode, Subvol};
+use rehost_fs::{Btrfs, BtrfsMut, Content, FileSystem, FileSystemMut, Inode, Subvol};
 use support::*;
 use volumes::*;
 
@@ -254,6 +254,42 @@ fn what_cannot_be_written_is_refused_before_the_first_write() {
     drop(file);
     drop(mounted);
     refused(&crashed, "log to replay");
+}
+
+/// A file of the host to which somebody writes: every read gives other bytes.
+#[derive(Debug, Default)]
+struct Restless(std::sync::atomic::AtomicU8);
+
+impl Content for Restless {
+    fn size(&self) -> u64 {
+        20_000
+    }
+
+    fn read_at(&self, buf: &mut [u8], _offset: u64) -> rehost_block::Result<()> {
+        buf.fill(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        Ok(())
+    }
+}
+
+#[test]
+fn content_that_changes_while_it_is_read_is_an_error_and_not_a_wrong_checksum() {
+    if !has(CHECKER) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let image = made(folder.path(), &[]);
+    let view = over(&image);
+    let fs = BtrfsMut::open(view.clone()).unwrap();
+    let error = fs
+        .create(fs.root(), b"restless", 0o644, (0, 0), &Restless::default())
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("changed while it was read"),
+        "{error}"
+    );
+    // No superblock leads to what was written.
+    let after = Btrfs::open(view).unwrap();
+    assert!(after.lookup(after.root(), b"restless").unwrap().is_none());
 }
 
 #[test]

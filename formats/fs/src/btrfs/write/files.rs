@@ -267,7 +267,10 @@ impl Transaction<'_> {
                 .set(Key::new(place.start, items::EXTENT_ITEM, len), item)?;
             let part = start..start.saturating_add(len).min(size);
             if sums == Sums::Verified {
-                items::add_sums(self.volume, &mut self.sums, place.start, content, &part)?;
+                let seen = self.summed.unwrap_or(0);
+                let (volume, sums) = (self.volume, &mut self.sums);
+                let seen = items::add_sums(volume, sums, place.start, (content, &part), seen)?;
+                self.summed = Some(seen);
             }
             self.writes.push((place.start, part));
             let mut raw = self.extent_head(len, 1)?;

@@ -156,18 +156,19 @@ pub(super) enum Left {
 }
 
 /// Adds the checksums of a part of `content` at logical address `logical`; its last sector is filled up
-/// with zeroes.
+/// with zeroes. Gives the CRC-32C of all content so far, of which `seen` is what went before.
 pub(super) fn add_sums(
     volume: &Volume,
     sums: &mut Edited<'_>,
     logical: u64,
-    content: &dyn Content,
-    part: &Range<u64>,
-) -> Result<()> {
+    (content, part): (&dyn Content, &Range<u64>),
+    mut seen: u32,
+) -> Result<u32> {
     let sector = index(volume.nodes.sb.sector);
     let checksum = volume.nodes.sb.checksum;
     let most = wide(sector.saturating_mul(MOST_SUMS));
     content::in_pieces(content, part, most, |at, bytes| {
+        seen = crc32c::crc32c_append(seen, bytes);
         let mut made = Vec::new();
         for bytes in bytes.chunks(sector) {
             let mut padded = Vec::new();
@@ -186,7 +187,8 @@ pub(super) fn add_sums(
             logical.saturating_add(at),
         );
         sums.set(key, made)
-    })
+    })?;
+    Ok(seen)
 }
 
 /// Takes the checksums of a range away.

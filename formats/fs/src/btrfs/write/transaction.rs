@@ -49,6 +49,8 @@ pub(super) struct Transaction<'a> {
     /// Data that came and went.
     pub(super) delta: Delta,
     pub(super) writes: Writes,
+    /// CRC-32C of the content that was given checksums.
+    pub(super) summed: Option<u32>,
 }
 
 /// What a transaction will write.
@@ -56,6 +58,7 @@ pub(super) struct Transaction<'a> {
 pub(super) struct Plan {
     trees: BTreeMap<u64, Built>,
     writes: Writes,
+    summed: Option<u32>,
     bytes_used: u64,
     generation: u64,
 }
@@ -89,6 +92,7 @@ impl<'a> Transaction<'a> {
                 freed: Vec::new(),
             },
             writes: Writes::new(),
+            summed: None,
         }
     }
 
@@ -119,6 +123,7 @@ impl<'a> Transaction<'a> {
                 return Ok(Plan {
                     trees: built,
                     writes: self.writes,
+                    summed: self.summed,
                     bytes_used: round.bytes_used,
                     generation: self.generation,
                 });
@@ -252,11 +257,18 @@ impl Plan {
         devices: &Devices,
         content: &dyn Content,
     ) -> Result<()> {
+        let mut written = 0;
         for (logical, part) in &self.writes {
             // Pieces are whole sectors, so that only the last one is filled up.
             content::in_pieces(content, part, PIECE, |at, bytes| {
+                written = crc32c::crc32c_append(written, bytes);
                 write_data(volume, devices, logical.saturating_add(at), bytes)
             })?;
+        }
+        // A file of the host is read twice, and may be written to meanwhile.
+        if self.summed.is_some_and(|summed| summed != written) {
+            return Err(Error::usage("content changed while it was read")
+                .hint("copy it when nothing writes to it"));
         }
         for node in self.trees.values().flat_map(|built| &built.nodes) {
             write(volume, devices, node.logical, &node.raw)?;
