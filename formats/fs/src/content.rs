@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 
-use rehost_block::{DiskMut, Error, File, Result};
+use rehost_block::{DiskMut, Error, File, Kind, Result, Storage};
 
 use crate::number::{length, wide};
 
@@ -69,15 +70,43 @@ impl Content for Vec<u8> {
     }
 }
 
-/// As long as it was when it was opened.
-impl Content for File {
+/// A file of the host, as long as it was when it was opened: the writers ask for its length more than once.
+#[derive(Debug)]
+pub struct HostFile {
+    file: File,
+    size: u64,
+}
+
+impl HostFile {
+    /// The file at `path`.
+    ///
+    /// # Errors
+    /// Io when it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path)?;
+        let size = file.size();
+        Ok(Self { file, size })
+    }
+}
+
+impl Content for HostFile {
     fn size(&self) -> u64 {
-        rehost_block::Storage::size(self)
+        self.size
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        rehost_block::Storage::read_at(self, buf, offset)
+        let read = Storage::read_at(&self.file, buf, offset);
+        // It was longer when it was opened.
+        read.map_err(|error| match error.kind() {
+            Kind::Corrupt => changed(),
+            _ => error,
+        })
     }
+}
+
+/// What is said of content that is no more what it was.
+pub(crate) fn changed() -> Error {
+    Error::usage("content changed while it was read").hint("copy it when nothing writes to it")
 }
 
 /// The whole content, which is short.
@@ -121,4 +150,41 @@ pub(crate) fn put(
         disk.write_at(bytes, offset.saturating_add(at))
     })?;
     Ok(part.end.saturating_sub(part.start))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_host_keeps_its_length_and_says_when_it_is_cut() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&path, [7; 5000]).unwrap();
+        let content = HostFile::open(path.path()).unwrap();
+        std::fs::write(&path, [7; 9000]).unwrap();
+        assert_eq!(content.size(), 5000);
+        assert_eq!(whole(&content).unwrap(), [7; 5000]);
+        std::fs::write(&path, [7; 4999]).unwrap();
+        assert_eq!(content.size(), 5000);
+        let error = whole(&content).unwrap_err();
+        assert!(
+            error.to_string().contains("changed while it was read"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn parts_are_given_whole_and_in_order() {
+        let content: Vec<u8> = (0..=255).collect();
+        let mut seen = Vec::new();
+        in_pieces(&content, &(3..250), 100, |at, bytes| {
+            assert_eq!(at, wide(seen.len()));
+            seen.extend_from_slice(bytes);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, content[3..250]);
+        assert!(in_pieces(&content, &(3..257), 100, |_, _| Ok(())).is_err());
+    }
 }

@@ -29,7 +29,7 @@ mod unused;
 mod xfs;
 
 pub use btrfs::{Btrfs, BtrfsMut, Member, Subvol, Subvolume};
-pub use content::Content;
+pub use content::{Content, HostFile};
 pub use detect::{Kind, detect, open, open_mut};
 pub use ext4::{Ext4, Ext4Mut};
 pub use fat::{Fat, FatMut};

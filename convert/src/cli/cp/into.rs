@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Result;
-use rehost_block::{Error, File};
+use rehost_block::Error;
+use rehost_fs::HostFile;
 use serde::Serialize;
 
 use super::Copied;
@@ -99,7 +100,7 @@ fn tree(
         changes.put(target, New::Link(link.as_os_str().as_bytes()))?;
         copied.links += 1;
     } else if meta.is_file() {
-        changes.put(target, New::File(&File::open(source)?, mode))?;
+        changes.put(target, New::File(&HostFile::open(source)?, mode))?;
         copied.files += 1;
     } else {
         copied.skipped.push(source.to_owned());

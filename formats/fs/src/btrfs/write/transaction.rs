@@ -267,8 +267,7 @@ impl Plan {
         }
         // A file of the host is read twice, and may be written to meanwhile.
         if self.summed.is_some_and(|summed| summed != written) {
-            return Err(Error::usage("content changed while it was read")
-                .hint("copy it when nothing writes to it"));
+            return Err(content::changed());
         }
         for node in self.trees.values().flat_map(|built| &built.nodes) {
             write(volume, devices, node.logical, &node.raw)?;
