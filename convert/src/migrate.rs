@@ -25,7 +25,7 @@ use crate::edit::{Edited, cards, edit, plan};
 use crate::guest::{OpenedVm, choose_root, look};
 use crate::hardware::Hardware;
 use crate::interrupt;
-use crate::proof::Booting;
+use crate::proof::{Booting, Network};
 use crate::report::{Ending, Report, Step};
 use crate::source::disks::Wishes;
 use crate::source::{Firmware, Vm};
@@ -216,7 +216,11 @@ impl Run<'_> {
         let bus = hardware.boot_bus(self.firmware())?;
         let form = Form::of(&hardware)?;
         form.check(bus.name, self.firmware(), disks.len())?;
-        form.check_cards(self.vm()?.nics.len())?;
+        let count = self.vm()?.nics.len();
+        form.check_cards(count)?;
+        if self.migration.network != Boots::Skipped {
+            Network::check_cards(count)?;
+        }
         self.check_firmware()?;
         let secrets = &self.migration.booting.secrets;
         let options = PlanOptions {

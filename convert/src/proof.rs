@@ -6,6 +6,7 @@
 
 mod firmware;
 mod network;
+mod reach;
 mod until;
 
 use std::fmt;
@@ -28,7 +29,7 @@ use crate::voice::Voice;
 
 pub use firmware::{Added, FirmwareProof, StartedBy};
 use network::Question;
-pub use network::{Answered, Card, Network, NetworkProof};
+pub use network::{Answered, Card, LeftOut, Network, NetworkProof};
 use until::Interruptible;
 
 /// What the proof adds to the command line of the copy it boots. The last console is where

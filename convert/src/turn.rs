@@ -14,7 +14,7 @@ pub(crate) fn in_parallel<R: Send>(
 ) -> Result<Vec<R>> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.get())
-        .thread_name(|nth| format!("copy-{nth}"))
+        .thread_name(|nth| format!("worker-{nth}"))
         .build()
         .map_err(|error| Error::new(Kind::Io, "cannot start threads").because(error))?;
     Ok(pool.broadcast(|_| work()))

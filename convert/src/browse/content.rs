@@ -32,8 +32,9 @@ impl Found {
         mut take: impl FnMut(&[u8]) -> Result<(), E> + Send,
     ) -> Result<(), E> {
         let pieces = self.fs.attributes(self.inode)?.size.div_ceil(PIECE as u64);
-        if pieces >= FEW {
-            return self.in_turns(pieces, take);
+        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        if pieces >= FEW && threads > NonZeroUsize::MIN {
+            return self.in_turns(pieces, threads.min(MOST_THREADS), take);
         }
         let mut piece = vec![0; PIECE];
         let mut at = 0u64;
@@ -51,14 +52,14 @@ impl Found {
     fn in_turns<E: From<Error> + Send>(
         &self,
         pieces: u64,
+        threads: NonZeroUsize,
         take: impl FnMut(&[u8]) -> Result<(), E> + Send,
     ) -> Result<(), E> {
-        let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let next = AtomicU64::new(0);
         let turns = Turnstile::default();
         // Only whose turn it is locks it: nobody waits here.
         let ends = Mutex::new((take, Ok(())));
-        in_parallel(threads.min(MOST_THREADS), || {
+        in_parallel(threads, || {
             let _guard = turns.stop_on_panic();
             let mut piece = vec![0; PIECE];
             // Ends because the pieces are counted.

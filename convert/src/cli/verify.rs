@@ -101,6 +101,7 @@ fn network(args: &Verify, opened: &OpenedVm, booting: &Booting) -> Result<Networ
         ..Wishes::default()
     };
     wishes.apply(&mut vm)?;
+    Network::check_cards(vm.nics.len())?;
     let network = Network::of(&inspection, &vm.nics, |_| match args.nic {
         Card::Virtio => NicModel::VirtioNet,
         Card::Vmxnet3 => NicModel::Vmxnet3,

@@ -1,19 +1,28 @@
 //! Whether a guest that is booted answers for the addresses that its configuration gives it.
 //!
 //! Its cards hang on a wire whose other end is here; nothing else is on it, and nothing is forwarded.
-//! Left out: addresses from a DHCP server (there is none), and those on a VLAN inside a VLAN.
+//! Left out: addresses from a DHCP server (there is none); what else is not asked for is told, with why.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rehost_block::{Error, Result};
 use rehost_inspect::Inspection;
-use rehost_inspect::model::{Interface, InterfaceKind};
 use rehost_runtime::{Asked, Mac, MachineNic, Neighbours, Next, NicModel, Wire};
 use serde::Serialize;
 
+use super::reach::{Reach, Reached};
+
 use crate::source::Nic;
+
+/// Network cards of a proof's machine at most: as many as QEMU's is given.
+const MOST_CARDS: usize = 10;
+
+/// Addresses that are asked for at most. Ours: a server has some, and every card is asked for each.
+const MOST_ADDRESSES: usize = 256;
 
 /// How long a guest whose login prompt stands is waited for: networks come up beside it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +35,7 @@ const MADE_UP: [u8; 6] = [0x02, 0x72, 0x65, 0x68, 0x6f, 0x80];
 pub struct Network {
     cards: Vec<(NicModel, Mac)>,
     addresses: Vec<(String, Asked)>,
+    left_out: Vec<LeftOut>,
 }
 
 impl Network {
@@ -47,29 +57,68 @@ impl Network {
                 (model(nic), mac.unwrap_or(made_up))
             })
             .collect();
-        let mut addresses = Vec::new();
         let interfaces = inspection
             .system()
             .map_or(&[][..], |system| &system.network);
-        let mut tags = Tags::new(interfaces);
-        for (nth, interface) in interfaces.iter().enumerate() {
-            let Some(vlan) = tags.of(nth, 0) else {
-                continue;
-            };
+        let mut reach = Reach::new(interfaces);
+        let mut network = Self {
+            cards,
+            addresses: Vec::new(),
+            left_out: Vec::new(),
+        };
+        let mut known = BTreeSet::new();
+        for interface in interfaces {
+            let reached = reach.of(interface);
             for written in &interface.addresses {
+                let name = interface.name.clone().or_else(|| interface.mac.clone());
+                let name = name.unwrap_or_default();
+                let mut leave_out = |why: &str| {
+                    network.left_out.push(LeftOut {
+                        interface: name.clone(),
+                        address: written.clone(),
+                        why: why.to_owned(),
+                    });
+                };
                 let address = written.split('/').next().unwrap_or_default();
                 let Ok(address) = address.parse::<IpAddr>() else {
+                    leave_out("it is not understood");
                     continue;
                 };
+                // Placeholders, and what never leaves the guest.
+                if address.is_loopback() || address.is_unspecified() {
+                    continue;
+                }
+                let vlan = match reached {
+                    Reached::Untagged => None,
+                    Reached::Tagged(vlan) => Some(vlan),
+                    Reached::Not(why) => {
+                        leave_out(why);
+                        continue;
+                    }
+                };
                 let asked = Asked { address, vlan };
-                let name = interface.name.clone().or_else(|| interface.mac.clone());
-                let known = addresses.iter().any(|(_, other)| *other == asked);
-                if !address.is_loopback() && !known {
-                    addresses.push((name.unwrap_or_default(), asked));
+                if known.len() == MOST_ADDRESSES && !known.contains(&asked) {
+                    leave_out("so many are not asked for");
+                } else if known.insert(asked) {
+                    network.addresses.push((name, asked));
                 }
             }
         }
-        Self { cards, addresses }
+        network
+    }
+
+    /// Refuses more network cards than the machine of a proof takes.
+    ///
+    /// # Errors
+    /// Unsupported.
+    pub fn check_cards(count: usize) -> Result<()> {
+        if count <= MOST_CARDS {
+            return Ok(());
+        }
+        let error = Error::unsupported("the network of a guest with so many cards is not checked");
+        Err(error
+            .mismatch(format!("at most {MOST_CARDS}"), count)
+            .hint("leave --check-network out"))
     }
 
     /// Whether there is nothing to answer for, or no card to do it.
@@ -155,6 +204,7 @@ impl Question {
                 })
                 .collect(),
             answers: self.answers().collect(),
+            left_out: self.network.left_out.clone(),
         }
     }
 }
@@ -166,6 +216,20 @@ pub struct NetworkProof {
     pub cards: Vec<Card>,
     /// Each address that it was asked for.
     pub answers: Vec<Answered>,
+    /// Each static address that it was not asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An address that a guest is not asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct LeftOut {
+    /// The interface that the configuration gives it to.
+    pub interface: String,
+    /// The address, as it is written there.
+    pub address: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A card that a guest was booted with.
@@ -189,7 +253,7 @@ pub struct Answered {
     pub vlan: Option<u16>,
     /// The card that answered; `None` when none did.
     pub card: Option<Mac>,
-    /// When, in seconds from when the machine started.
+    /// When, in seconds from the first question on.
     pub seconds: Option<f64>,
 }
 
@@ -222,132 +286,14 @@ impl fmt::Display for NetworkProof {
                 _ => write!(f, "nobody answers for {address} ({interface})")?,
             }
         }
+        for LeftOut {
+            interface,
+            address,
+            why,
+        } in &self.left_out
+        {
+            write!(f, "\n{address} ({interface}) is not asked for: {why}")?;
+        }
         Ok(())
-    }
-}
-
-/// Interfaces made of one another at most: a bridge over a VLAN over a bond over cards has four.
-const DEEPEST: usize = 8;
-
-/// By which frames interfaces are reached from their cards.
-struct Tags<'a> {
-    all: &'a [Interface],
-    /// What is known of each, and that it is being looked at: then it is made of itself.
-    known: Vec<Option<Tag>>,
-}
-
-/// Frames without a tag, or with the number of a VLAN. Nothing where that is not one network: a tag inside a
-/// tag, software alone, interfaces made of each other.
-type Tag = Option<Option<u16>>;
-
-impl<'a> Tags<'a> {
-    fn new(all: &'a [Interface]) -> Self {
-        let known = vec![None; all.len()];
-        Self { all, known }
-    }
-
-    fn of(&mut self, nth: usize, depth: usize) -> Tag {
-        if let Some(known) = self.known[nth] {
-            return known;
-        }
-        if depth == DEEPEST {
-            return None;
-        }
-        self.known[nth] = Some(None);
-        let (all, interface) = (self.all, &self.all[nth]);
-        let is_member = |other: &Interface| {
-            other
-                .name
-                .as_ref()
-                .is_some_and(|name| interface.uses.contains(name))
-                || other.member_of.is_some() && other.member_of == interface.name
-        };
-        let made_of_others = interface.kind != InterfaceKind::Ethernet;
-        let below: Vec<Tag> = (0..all.len())
-            .filter(|other| made_of_others && *other != nth && is_member(&all[*other]))
-            .map(|other| self.of(other, depth + 1))
-            .collect();
-        let tag = match interface.kind {
-            InterfaceKind::Ethernet => Some(None),
-            InterfaceKind::Bond | InterfaceKind::Team | InterfaceKind::Bridge => {
-                // Members that no file describes are cards.
-                let first = below.first().copied().unwrap_or(Some(None));
-                below
-                    .iter()
-                    .all(|tag| *tag == first)
-                    .then_some(first)
-                    .flatten()
-            }
-            InterfaceKind::Vlan => {
-                let plain = below.iter().all(|tag| *tag == Some(None));
-                (plain && interface.vlan.is_some()).then_some(interface.vlan)
-            }
-            _ => None,
-        };
-        self.known[nth] = Some(tag);
-        tag
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rehost_inspect::model::{AddressMethod, NetworkTool, Place};
-
-    fn interface(name: &str, kind: InterfaceKind, uses: &[&str]) -> Interface {
-        Interface {
-            name: Some(name.to_owned()),
-            kind,
-            mac: None,
-            method: AddressMethod::Static,
-            addresses: Vec::new(),
-            gateways: Vec::new(),
-            nameservers: Vec::new(),
-            uses: uses.iter().map(|&name| name.to_owned()).collect(),
-            member_of: None,
-            vlan: None,
-            configured_by: NetworkTool::Ifupdown,
-            place: Place::file("/etc/network/interfaces"),
-        }
-    }
-
-    #[test]
-    fn frames_carry_the_tag_of_the_vlan_below() {
-        use InterfaceKind::{Bridge, Ethernet, Vlan};
-        let mut vlan = interface("eth0.100", Vlan, &["eth0"]);
-        vlan.vlan = Some(100);
-        let mut inner = interface("eth0.100.7", Vlan, &["eth0.100"]);
-        inner.vlan = Some(7);
-        let mut joined = interface("eth1", Ethernet, &[]);
-        joined.member_of = Some("br1".to_owned());
-        let all = [
-            interface("eth0", Ethernet, &[]),
-            vlan,
-            inner,
-            joined,
-            interface("br0", Bridge, &["eth0.100"]),
-            interface("br1", Bridge, &[]),
-            // Of a card and of a VLAN on it: in no one network.
-            interface("br2", Bridge, &["eth0", "eth0.100"]),
-            interface("ring", Bridge, &["knot"]),
-            interface("knot", Bridge, &["ring"]),
-        ];
-        let mut tags = Tags::new(&all);
-        let tags: Vec<Tag> = (0..all.len()).map(|nth| tags.of(nth, 0)).collect();
-        let of_no_card = None;
-        assert_eq!(
-            tags,
-            [
-                Some(None),
-                Some(Some(100)),
-                of_no_card,
-                Some(None),
-                Some(Some(100)),
-                Some(None),
-                of_no_card,
-                of_no_card,
-                of_no_card,
-            ]
-        );
     }
 }
