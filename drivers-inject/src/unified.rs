@@ -7,7 +7,8 @@
 //! mapped behind it, the section is mapped after all others instead.
 //!
 //! Left out on purpose, refused by name: signed images, images with values of a TPM policy (`.pcrsig`),
-//! images without the part, and those with one for each of several profiles. File offsets in a debug
+//! images without the part, those with one for each of several profiles, and those whose sections share
+//! bytes of the file, which no linker makes. File offsets in a debug
 //! directory are not followed: nothing that boots reads them.
 
 use rehost_block::{Error, Result};
@@ -198,6 +199,7 @@ pub fn with_part(file: &[u8], part: Part, content: &[u8]) -> Result<Vec<u8>> {
             .hint("build it again in the guest, as it is to be"));
         }
     }
+    refuse_overlaps(&old)?;
     let layout = Layout::read(file)?;
     let mut headers = Vec::new();
     for index in 0..old.sections.len() {
@@ -210,6 +212,26 @@ pub fn with_part(file: &[u8], part: Part, content: &[u8]) -> Result<Vec<u8>> {
     let new = rewritten(file, &layout, headers, (part, content))?;
     verify(file, &old, &new, (part, content))?;
     Ok(new)
+}
+
+/// No byte of the file is in two sections: all of them together are no longer than it.
+fn refuse_overlaps(program: &Program) -> Result<()> {
+    let mut sections: Vec<_> = program.sections.iter().collect();
+    sections.retain(|section| !section.range.is_empty());
+    sections.sort_by_key(|section| section.range.start);
+    for pair in sections.windows(2) {
+        if let [first, second] = pair
+            && second.range.start < first.range.end
+        {
+            return Err(Error::corrupt(format!(
+                "the sections {} and {} share bytes of the file",
+                first.name, second.name
+            ))
+            .in_structure("pe section")
+            .at(second.range.start));
+        }
+    }
+    Ok(())
 }
 
 fn rewritten(
@@ -351,24 +373,59 @@ fn verify(file: &[u8], old: &Program, new: &[u8], (part, expected): (Part, &[u8]
     if read.read(new, name)?.as_deref() != Some(expected) {
         return Err(wrong(&format!("does not hold its {}", part.title())));
     }
-    let content = |file: &[u8], range: &std::ops::Range<u64>| {
-        let from = usize::try_from(range.start).unwrap_or(usize::MAX);
-        let to = usize::try_from(range.end).unwrap_or(usize::MAX);
-        file.get(from..to).map(<[u8]>::to_vec)
-    };
-    let parts = |file: &[u8], program: &Program| {
-        let others = program
-            .sections
-            .iter()
-            .filter(|section| section.name != name);
-        let mut parts: Vec<_> = others
-            .map(|section| (section.name.clone(), content(file, &section.range)))
-            .collect();
-        parts.sort();
-        parts
-    };
-    if parts(file, old) != parts(new, &read) {
+    if others(file, old, name) != others(new, &read, name) {
         return Err(wrong("lost another section"));
     }
     Ok(())
+}
+
+/// The sections of `file` that are not called `name`, each with its content, in order.
+fn others<'a>(
+    file: &'a [u8],
+    program: &'a Program,
+    name: &str,
+) -> Vec<(&'a str, Option<&'a [u8]>)> {
+    let others = program.sections.iter();
+    let mut others: Vec<_> = others
+        .filter(|section| section.name != name)
+        .map(|section| {
+            let from = usize::try_from(section.range.start).unwrap_or(usize::MAX);
+            let to = usize::try_from(section.range.end).unwrap_or(usize::MAX);
+            (section.name.as_str(), file.get(from..to))
+        })
+        .collect();
+    others.sort_unstable();
+    others
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rehost_inspect::unified::Section;
+
+    #[test]
+    fn sections_that_share_bytes_are_refused_before_they_are_read() {
+        let section = |name: &str, range| Section {
+            name: name.to_owned(),
+            range,
+        };
+        let program = |sections| Program {
+            machine: 0x8664,
+            sections,
+            signature: None,
+        };
+        let apart = vec![
+            section(".linux", 512..1024),
+            section(".bss", 0..0),
+            section(".initrd", 1024..1500),
+            section(".cmdline", 300..512),
+        ];
+        refuse_overlaps(&program(apart.clone())).unwrap();
+        for inside in [0..301, 511..513, 600..700, 1499..9000] {
+            let mut sections = apart.clone();
+            sections.push(section(".more", inside));
+            let error = refuse_overlaps(&program(sections)).unwrap_err();
+            assert_eq!(error.kind(), rehost_block::Kind::Corrupt, "{error}");
+        }
+    }
 }
