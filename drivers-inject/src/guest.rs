@@ -17,6 +17,13 @@ pub struct FoundFile {
     pub plain: bool,
 }
 
+impl FoundFile {
+    /// Whether both are one file, whatever paths lead to it.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.at.is_view(&other.at) && self.path == other.path
+    }
+}
+
 /// A directory that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundDirectory {

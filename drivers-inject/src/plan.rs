@@ -34,6 +34,7 @@ use crate::guest::GuestFiles;
 use crate::target::{Bus, Target};
 pub use first_boot::{FirstBoot, FirstBootFile};
 use text::TextChanges;
+use types::Need;
 pub use types::{Change, Digest, Edit, EditPlan, How, LineChange, Note, SCHEMA};
 
 /// Whether the guest is to talk on its first serial port for good.
@@ -110,9 +111,18 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// The plan with `edits`, and what there is to tell.
-    fn plan_of(self, edits: Vec<Edit>) -> EditPlan {
+    /// The plan with `edits`, and what there is to tell. Of edits that reach one file by several paths the
+    /// first stays.
+    fn plan_of(self, all: Vec<Edit>) -> EditPlan {
         let mut notes = self.notes;
+        let mut edits: Vec<Edit> = Vec::new();
+        for edit in all {
+            let same =
+                |known: &Edit| known.at.is_view(&edit.at) && known.inner_path == edit.inner_path;
+            if !edits.iter().any(same) {
+                edits.push(edit);
+            }
+        }
         notes.sort_by_key(|note| std::cmp::Reverse(note.severity));
         EditPlan {
             schema: SCHEMA,
@@ -120,6 +130,12 @@ impl<'a> Planner<'a> {
             edits,
             notes,
         }
+    }
+
+    /// That of `edits` which changes the file at `path`, whatever path it names.
+    fn edit_of<'e>(&self, path: &str, edits: &'e [Edit]) -> Result<Option<&'e Edit>> {
+        let file = self.files.file(path)?;
+        Ok(file.and_then(|file| edits.iter().find(|edit| edit.is_of(&file))))
     }
 
     /// The filesystem's reason why it does not take the file at `path` written like that.
@@ -174,6 +190,7 @@ pub fn plan(
     planner.widen_array_devices(&mut changes)?;
     planner.loosen_udev_rules(&mut changes)?;
     planner.start_by_line(&mut changes)?;
+    changes.join_paths(planner.files)?;
     let links = planner.name_interfaces()?;
     let initramfs = planner.rebuild_initramfs(&links)?;
     let initramfs = planner.edit_command_lines(&mut changes, initramfs)?;
@@ -204,12 +221,13 @@ pub fn plan_console(
     let mut planner = Planner::new(inspection, files, target, options)?;
     let mut changes = TextChanges::default();
     planner.add_console(&mut changes)?;
+    changes.join_paths(planner.files)?;
     let mut edits = planner.edit_command_lines(&mut changes, Vec::new())?;
     edits.extend(planner.renew_loader(&edits)?);
     edits.extend(changes.into_edits(&mut planner)?);
     edits.extend(planner.write_gettys()?);
     let edits = planner.spare_verified(edits)?;
     let edits = planner.settle(edits);
-    planner.note_silent(&edits);
+    planner.note_silent(&edits)?;
     Ok(planner.plan_of(edits))
 }

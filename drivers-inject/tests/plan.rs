@@ -892,3 +892,165 @@ fn a_command_line_is_the_only_change_of_an_image_that_has_the_drivers() {
         "{plan}"
     );
 }
+
+#[test]
+fn a_root_inside_an_image_that_must_stay_stops_and_a_console_does_not() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let mut guest = unified_guest(&files, b"root=/dev/sda2 ro");
+    guest.kernels[0].modules = None;
+    let whole = files.read(UNIFIED).unwrap().unwrap();
+    let sealed = unified(&[
+        (".cmdline", b"root=/dev/sda2 ro", 512),
+        (".pcrsig", b"{}", 512),
+        (".linux", b"kernel", 512),
+    ]);
+    let console = PlanOptions {
+        serial_console: SerialConsole::Add,
+        ..PlanOptions::default()
+    };
+    let verity = Verified {
+        point: "/".into(),
+        by: "roothash".into(),
+        place: Place::file("/boot/loader/entries/a.conf"),
+    };
+    for (image, verified, id) in [
+        (&sealed[..], None, "unified-kernel-measured"),
+        (&whole[..], Some(verity), "verified-file-stays"),
+        (&whole[..whole.len() / 2], None, "command-line-stays"),
+    ] {
+        files.put(UNIFIED, image);
+        guest.verified = verified.into_iter().collect();
+        let told = |guest: &GuestSystem| {
+            let plan = planned(guest.clone(), &files, &console);
+            let mut notes = plan.notes.iter().filter(|note| note.id == id);
+            let note = notes.find(|note| note.evidence[0].path.ends_with(":.cmdline"));
+            let note = note.unwrap_or_else(|| panic!("{id}: {plan}"));
+            (note.clone(), plan.bootable(&[]).is_ok())
+        };
+        let (note, boots) = told(&guest);
+        assert_eq!((note.severity, boots), (Severity::Problem, false), "{note}");
+        // Another entry is what it boots.
+        let mut other = guest.clone();
+        other.boot.entries.push(entry(1, "root=UUID=1"));
+        other.boot.default = Some(1);
+        assert!(told(&other).1, "{id}");
+        let mut named = guest.clone();
+        named.device_names.clear();
+        let (note, boots) = told(&named);
+        assert_eq!((note.severity, boots), (Severity::Warning, true), "{note}");
+        assert!(note.what.contains("serial console"), "{note}");
+    }
+}
+
+#[test]
+fn one_image_found_by_two_paths_or_as_the_loader_is_edited_once() {
+    if !have(TOOLS) {
+        return;
+    }
+    let (_keep, files) = guest();
+    let mut guest = unified_guest(&files, b"root=/dev/sda2 ro");
+    std::os::unix::fs::symlink(files.0.join("boot/efi"), files.0.join("efi")).unwrap();
+    let other = "/efi/EFI/Linux/debian.efi";
+    // The same, seen from the other mount point.
+    let mut again = guest.kernels[0].clone();
+    again.image = Some(other.into());
+    again.initramfs.as_mut().unwrap().path = other.into();
+    guest.kernels.push(again);
+    let mut second = guest.boot.entries[0].clone();
+    second.kernel = Some(other.into());
+    second.place = Place::file(other);
+    guest.boot.entries.push(second);
+    guest.boot.default = Some(1);
+    guest.boot.unified.push(unified_kernel(other));
+    let mut name = guest.device_names[0].clone();
+    name.inside = Some(other.into());
+    guest.device_names.push(name);
+    let options = PlanOptions {
+        serial_console: SerialConsole::Add,
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest.clone(), &files, &options);
+    let [image, copy] = &plan.edits[..] else {
+        panic!("{plan}")
+    };
+    let line = format!("root={UUID} ro console=tty0 console=ttyS0,115200");
+    assert_eq!(line_of(&image.content).trim_end_matches('\0'), line);
+    assert!(copy.path.ends_with("BOOTX64.EFI"), "{plan}");
+    assert_eq!(copy.content, image.content);
+
+    // An entry that names the loader itself.
+    let loader = "/boot/efi/EFI/BOOT/BOOTX64.EFI";
+    files.put(loader, files.read(UNIFIED).unwrap().unwrap());
+    fs::remove_file(files.0.join(UNIFIED.trim_start_matches('/'))).unwrap();
+    std::os::unix::fs::symlink(files.0.join(&loader[1..]), files.0.join(&UNIFIED[1..])).unwrap();
+    let plan = planned(guest, &files, &options);
+    assert_eq!(plan.edits.len(), 1, "{plan}");
+    assert_eq!(plan.edits[0].content, image.content);
+}
+
+#[test]
+fn one_menu_reached_by_two_paths_gets_both_changes_in_one_edit() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    let own = "/boot/efi/EFI/fedora/grub.cfg";
+    let linked = "/boot/grub2/grub.cfg";
+    files.put(own, "linux /vmlinuz root=/dev/sda2 ro\n");
+    files.put("/boot/grub2/grubenv", "");
+    std::os::unix::fs::symlink(files.0.join(&own[1..]), files.0.join(&linked[1..])).unwrap();
+    let mut guest = system(Vec::new());
+    let mut menu = entry(1, "root=/dev/sda2 ro");
+    menu.place = Place::line(linked, 1);
+    guest.boot.entries = vec![menu];
+    guest.boot.config = Some(linked.into());
+    guest.boot.esp = Some(EspFound {
+        path: "/boot/efi".into(),
+        loaders: Vec::new(),
+        fallback: None,
+    });
+    let place = Place::line(linked, 1);
+    guest.device_names = vec![named("/dev/sda2", Some(UUID), DeviceRole::BootRoot, place)];
+    let options = PlanOptions {
+        serial_console: SerialConsole::Add,
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest, &files, &options);
+    assert_eq!(plan.edits.len(), 1, "{plan}");
+    let text = String::from_utf8(plan.edits[0].content.to_vec()).unwrap();
+    let expected = format!("root={UUID} ro console=tty0 console=ttyS0,115200\n");
+    assert!(text.ends_with(&expected), "{text}");
+}
+
+#[test]
+fn lines_that_the_guest_boots_without_are_no_reason_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Folder(folder.path().to_owned());
+    files.put("/boot/grub/device.map", "(hd0) /dev/sda2\n");
+    files.put("/etc/kernel/cmdline", "root=UUID=1 dyndbg=\"file a +p\"\n");
+    let mut guest = system(Vec::new());
+    let place = Place::line("/boot/grub/device.map", 1);
+    guest.device_names = vec![named("/dev/sda2", Some(UUID), DeviceRole::DeviceMap, place)];
+    let options = PlanOptions {
+        serial_console: SerialConsole::Add,
+        ..PlanOptions::default()
+    };
+    let plan = planned(guest.clone(), &files, &options);
+    let line = plan
+        .edits
+        .iter()
+        .find(|edit| edit.path.ends_with("cmdline"));
+    let text = String::from_utf8(line.unwrap().content.to_vec()).unwrap();
+    assert!(text.contains("\"file a +p\" console=tty0"), "{text}");
+    guest.verified = vec![Verified {
+        point: "/".into(),
+        by: "roothash".into(),
+        place: Place::file("/boot/loader/entries/a.conf"),
+    }];
+    let plan = planned(guest, &files, &options);
+    assert!(plan.is_empty(), "{plan}");
+    assert_eq!(plan.notes[0].evidence.len(), 2, "{plan}");
+    assert_eq!(plan.notes[0].severity, Severity::Warning, "{plan}");
+    assert!(plan.bootable(&[]).is_ok(), "{plan}");
+}

@@ -4,8 +4,8 @@
 use rehost_block::Result;
 use rehost_inspect::initramfs::Initramfs;
 
-use super::Planner;
 use super::text::{LineEdit, TextChanges, change_line};
+use super::{Need, Planner};
 use crate::initramfs::Override;
 
 const FOLDER: &str = "/etc/modprobe.d";
@@ -22,7 +22,7 @@ impl Planner<'_> {
                 let reason = format!(
                     "the guest is told not to load {module}, which its new disk or network needs"
                 );
-                changes.add(&path, line, LineEdit::Comment, reason);
+                changes.add(&path, line, LineEdit::Comment, (reason, Need::Boot));
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use rehost_block::Result;
 use rehost_inspect::model::{BootEntry, BootLoaderKind, Init, Place, Severity};
 
 use super::text::{LineEdit, TextChanges};
-use super::{Change, Edit, Note, Planner, SerialConsole};
+use super::{Change, Edit, Need, Note, Planner, SerialConsole};
 
 /// The last one is `/dev/console`; systemd starts a login on it by itself.
 const WORDS: &str = "console=tty0 console=ttyS0,115200";
@@ -34,13 +34,16 @@ impl Planner<'_> {
         };
         self.add_login(changes)?;
         let copies = self.copies_of_menu()?;
-        let mut add = |path: &str, line: Option<u32>| {
+        let append = |words: &str| LineEdit::Append {
+            words: words.to_owned(),
+        };
+        let mut add = |path: &str, line: Option<u32>, edit: LineEdit| {
             let config = self.system.boot.config.as_deref();
             let copies = copies.iter().filter(|_| config == Some(path));
             for path in copies.map(String::as_str).chain([path]) {
                 if let Some(line) = line {
-                    let words = words.to_owned();
-                    changes.add(path, line, LineEdit::Append { words }, REASON.to_owned());
+                    let because = (REASON.to_owned(), Need::Extra);
+                    changes.add(path, line, edit.clone(), because);
                 }
             }
         };
@@ -50,40 +53,33 @@ impl Planner<'_> {
             if entry.kernel.is_none() || has(&entry.command_line) {
                 continue;
             }
-            let unified = &self.system.boot.unified;
-            if unified.iter().any(|image| image.path == entry.place.path) {
-                add(&entry.place.path, Some(1));
-                continue;
-            }
-            match self.system.boot.kind {
-                BootLoaderKind::Grub2 if !entry.place.path.ends_with(".conf") => {
-                    add(&entry.place.path, entry.place.line);
-                }
-                // One key per line: the command line has its own.
-                _ => {
-                    let line = self.line_with_key(&entry.place.path, entry.place.line)?;
-                    add(&entry.place.path, line);
-                }
-            }
+            add(&entry.place.path, self.line_of(entry)?, append(words));
         }
         for source in &self.system.boot.sources {
             if source.key == SOURCE && !watched && !has(&source.value) {
-                add(&source.place.path, source.place.line);
+                let words = words.to_owned();
+                let edit = LineEdit::AppendToValue { words };
+                add(&source.place.path, source.place.line, edit);
             }
         }
         if watched {
             // Also one that is no entry: the copy that firmware looks for.
             for image in &self.system.boot.unified {
-                add(&image.path, Some(1));
+                add(&image.path, Some(1), append(words));
             }
             return Ok(());
         }
         let text = self.files.read(KERNEL_INSTALL)?.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let words = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-        let last = text.lines().zip(1..).filter(|(line, _)| words(line)).last();
+        let counts = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        let last = text
+            .lines()
+            .zip(1..)
+            .filter(|(line, _)| counts(line))
+            .last();
         if !has(&text) {
-            add(KERNEL_INSTALL, last.map(|(_, number)| number));
+            let line = last.map(|(_, number)| number);
+            add(KERNEL_INSTALL, line, append(words));
         }
         Ok(())
     }
@@ -107,13 +103,24 @@ impl Planner<'_> {
     }
 
     /// Names the entries that none of `edits` gives a serial console to.
-    pub(super) fn note_silent(&mut self, edits: &[Edit]) {
+    pub(super) fn note_silent(&mut self, edits: &[Edit]) -> Result<()> {
         let boot = &self.system.boot;
-        let silent = |entry: &&BootEntry| {
-            let edited = edits.iter().any(|edit| edit.path == entry.place.path);
-            entry.kernel.is_some() && !edited && !has_console(&entry.command_line)
-        };
-        for entry in boot.entries.iter().filter(silent) {
+        for entry in &boot.entries {
+            let changed = match self
+                .edit_of(&entry.place.path, edits)?
+                .map(|edit| &edit.change)
+            {
+                Some(Change::Text { lines }) => {
+                    let line = self.line_of(entry)?;
+                    lines.iter().any(|changed| Some(changed.line) == line)
+                }
+                Some(Change::Initramfs { command_line, .. }) => command_line.is_some(),
+                Some(_) => true,
+                None => false,
+            };
+            if entry.kernel.is_none() || changed || has_console(&entry.command_line) {
+                continue;
+            }
             let inside = boot.unified.iter().any(|one| one.path == entry.place.path);
             let why = if inside {
                 "its command line is inside a unified kernel image that must stay as it is"
@@ -129,6 +136,20 @@ impl Planner<'_> {
                 ),
                 vec![entry.place.clone()],
             ));
+        }
+        Ok(())
+    }
+
+    /// The line that has the command line of `entry`.
+    fn line_of(&self, entry: &BootEntry) -> Result<Option<u32>> {
+        let (boot, place) = (&self.system.boot, &entry.place);
+        if boot.unified.iter().any(|image| image.path == place.path) {
+            return Ok(Some(1));
+        }
+        match boot.kind {
+            BootLoaderKind::Grub2 if !place.path.ends_with(".conf") => Ok(place.line),
+            // One key per line: the command line has its own.
+            _ => self.line_with_key(&place.path, place.line),
         }
     }
 
@@ -159,7 +180,8 @@ impl Planner<'_> {
             let has = lines.any(|line| !line.trim_start().starts_with('#') && logs_in(line));
             if let (false, Ok(last)) = (has, u32::try_from(text.lines().count())) {
                 let text = line.to_owned();
-                changes.add(path, last, LineEdit::NewLine { text }, REASON.to_owned());
+                let because = (REASON.to_owned(), Need::Extra);
+                changes.add(path, last, LineEdit::NewLine { text }, because);
             }
         }
         Ok(())

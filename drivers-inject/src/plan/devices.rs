@@ -6,7 +6,7 @@
 use rehost_inspect::model::{DeviceName, DeviceRole, Place, Severity};
 
 use super::text::{LineEdit, TextChanges, change_line};
-use super::{Note, Planner};
+use super::{Need, Note, Planner};
 use crate::initramfs::Override;
 use rehost_inspect::initramfs::Initramfs;
 
@@ -25,10 +25,13 @@ impl Planner<'_> {
                     path,
                     line,
                     replace(device, stable),
-                    format!(
-                        "{}, {}, is called otherwise on another bus",
-                        device.name,
-                        what(device.role)
+                    (
+                        format!(
+                            "{}, {}, is called otherwise on another bus",
+                            device.name,
+                            what(device.role)
+                        ),
+                        need(device.role),
                     ),
                 ),
                 _ => self.notes.push(unresolved(device)),
@@ -87,6 +90,17 @@ fn what(role: DeviceRole) -> &'static str {
         DeviceRole::Crypttab => "an encrypted volume",
         DeviceRole::DeviceMap => "GRUB's name for a disk",
         DeviceRole::Initramfs => "a disk that the initramfs waits for",
+    }
+}
+
+fn need(role: DeviceRole) -> Need {
+    match role {
+        DeviceRole::Fstab | DeviceRole::Crypttab | DeviceRole::BootRoot | DeviceRole::Initramfs => {
+            Need::Boot
+        }
+        // What entries are made of later, and what is read by grub-install alone.
+        DeviceRole::BootSource | DeviceRole::DeviceMap => Need::Extra,
+        DeviceRole::BootResume | DeviceRole::Resume => Need::Extra,
     }
 }
 

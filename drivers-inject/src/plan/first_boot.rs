@@ -18,7 +18,7 @@ use rehost_block::{Error, Result};
 use rehost_inspect::model::{Init, Place, Severity};
 
 use super::text::{LineEdit, TextChanges};
-use super::{Change, Edit, Note, Planner};
+use super::{Change, Edit, Need, Note, Planner};
 use deb::Control;
 
 /// Where the runner is, and what it runs.
@@ -27,7 +27,7 @@ const HOME: &str = "/var/lib/rehost/first-boot";
 /// What starts the runner is called so.
 const NAME: &str = "rehost-first-boot";
 
-pub(super) const REASON: &str = "it was asked for at the first boot";
+const REASON: &str = "it was asked for at the first boot";
 
 const INITTAB: &str = "/etc/inittab";
 
@@ -174,7 +174,7 @@ impl Planner<'_> {
         if !text.lines().any(|own| own == line) {
             let last = u32::try_from(text.lines().count()).unwrap_or(u32::MAX);
             let edit = LineEdit::NewLine { text: line };
-            changes.add(path, last, edit, REASON.to_owned());
+            changes.add(path, last, edit, (REASON.to_owned(), Need::FirstBoot));
         }
         Ok(())
     }
@@ -397,7 +397,8 @@ impl Planner<'_> {
         };
         let because = (REASON.to_owned(), Vec::new());
         let (place, content) = (self.place_of(path)?, target.as_bytes().to_vec());
-        Ok(Some(Edit::of_new(path, place, content, change, because)))
+        let edit = Edit::of_new(path, place, content, change, because);
+        Ok(Some(edit.needed(Need::FirstBoot)))
     }
 
     /// The file at `path` with this content; nothing where it has it.
@@ -406,20 +407,16 @@ impl Planner<'_> {
         let Some(found) = self.files.file(path)? else {
             let place = self.place_of(path)?;
             let change = Change::Create { mode };
-            return Ok(Some(Edit::of_new(path, place, content, change, because)));
+            let edit = Edit::of_new(path, place, content, change, because);
+            return Ok(Some(edit.needed(Need::FirstBoot)));
         };
         let before = self.files.read(path)?.unwrap_or_default();
         if before == content {
             return Ok(None);
         }
         let change = Change::Text { lines: Vec::new() };
-        Ok(Some(Edit::of_file(
-            path,
-            found,
-            (&before, content),
-            change,
-            because,
-        )))
+        let edit = Edit::of_file(path, found, (&before, content), change, because);
+        Ok(Some(edit.needed(Need::FirstBoot)))
     }
 }
 

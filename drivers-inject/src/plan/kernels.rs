@@ -15,7 +15,7 @@ use rehost_inspect::unified::Program;
 
 use super::drivers::ModuleTree;
 use super::network::Link;
-use super::{Change, Edit, How, Note, Planner};
+use super::{Change, Edit, How, Need, Note, Planner};
 use crate::guest::FoundFile;
 use crate::initramfs::{AddedModule, Loading, Override, Rebuilt, Unpackers, Wanted, rebuild};
 use crate::target::Bus;
@@ -29,7 +29,7 @@ impl Planner<'_> {
     pub(super) fn rebuild_initramfs(&mut self, links: &[Link]) -> Result<Vec<Edit>> {
         let mut edits = Vec::new();
         let said = self.notes.len();
-        let mut owners: BTreeMap<String, String> = BTreeMap::new();
+        let mut owners: BTreeMap<(String, String), String> = BTreeMap::new();
         for kernel in &self.system.kernels {
             let Some(modules) = &kernel.modules else {
                 self.note(
@@ -58,7 +58,12 @@ impl Planner<'_> {
                 self.obstacle(kernel, "initramfs-unreadable", what, place, REBUILD)?;
                 continue;
             }
-            match owners.get(&found.path) {
+            let place = self.files.file(&found.path)?;
+            let place = place.map_or_else(
+                || (String::new(), found.path.clone()),
+                |file| (file.at.to_string(), file.path),
+            );
+            match owners.get(&place) {
                 // A kernel is listed once for each of its images.
                 Some(owner) if *owner == kernel.version => continue,
                 Some(owner) => {
@@ -70,7 +75,7 @@ impl Planner<'_> {
                     self.note(Severity::Warning, "initramfs-shared", what, place);
                     continue;
                 }
-                None => owners.insert(found.path.clone(), kernel.version.clone()),
+                None => owners.insert(place, kernel.version.clone()),
             };
             edits.extend(self.rebuild_one(kernel, modules, found, links)?);
         }
@@ -249,7 +254,7 @@ impl Planner<'_> {
             (reason, evidence),
         );
         edit.how = how;
-        Ok(Some(edit))
+        Ok(Some(edit.needed(Need::Boot)))
     }
 
     /// What to put into an initramfs, the most first: where a filesystem has no room for more than

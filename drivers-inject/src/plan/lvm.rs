@@ -14,7 +14,7 @@ use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{Place, Severity};
 
 use super::text::{LineEdit, TextChanges};
-use super::{Edit, Planner};
+use super::{Edit, Need, Planner};
 use crate::initramfs::Override;
 
 const CONFIGS: [&str; 2] = ["/etc/lvm/lvm.conf", "/etc/lvm/lvmlocal.conf"];
@@ -55,7 +55,8 @@ impl Planner<'_> {
                     text: addition.patterns,
                 };
                 let reason = "LVM would not look at the disks under their new names";
-                changes.add(path, addition.line, edit, reason.to_owned());
+                let because = (reason.to_owned(), Need::Boot);
+                changes.add(path, addition.line, edit, because);
             }
         }
         if let Some(path) = ["/etc/multipath/wwids", "/etc/multipath/bindings"]

@@ -13,7 +13,7 @@ use rehost_inspect::initramfs::Initramfs;
 use rehost_inspect::model::{Place, Severity};
 
 use super::text::{LineEdit, TextChanges, change_line};
-use super::{Note, Planner};
+use super::{Need, Note, Planner};
 use crate::initramfs::Override;
 
 const CONFIGS: [&str; 2] = ["/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"];
@@ -29,7 +29,8 @@ impl Planner<'_> {
             let text = String::from_utf8_lossy(&text);
             if let Some((line, keyword)) = narrow(&text, &self.disk_names()) {
                 let reason = "mdadm would not look at the disks under their new names";
-                changes.add(path, line, widen(keyword), reason.to_owned());
+                let because = (reason.to_owned(), Need::Boot);
+                changes.add(path, line, widen(keyword), because);
             }
             for list in members(&text, &self.disk_names()) {
                 let Some(edit) = list.drop() else {
@@ -53,7 +54,8 @@ impl Planner<'_> {
                     continue;
                 };
                 let reason = "mdadm would not take the disks under their new names for the array";
-                changes.add(path, list.line, edit, reason.to_owned());
+                let because = (reason.to_owned(), Need::Boot);
+                changes.add(path, list.line, edit, because);
             }
         }
         Ok(())

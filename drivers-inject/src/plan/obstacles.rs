@@ -4,8 +4,7 @@ use rehost_block::{Error, Result};
 use rehost_inspect::model::{FilesystemRef, Finding, Kernel, Place, Severity};
 use rehost_inspect::modules::ModuleName;
 
-use super::first_boot::REASON as FIRST_BOOT;
-use super::{Change, Edit, Note, Planner};
+use super::{Change, Edit, Need, Note, Planner};
 use crate::target::Bus;
 
 /// Findings of the inspection that stop the boot where they are problems.
@@ -131,7 +130,7 @@ impl Planner<'_> {
         for edit in edits {
             if !self.is_verified(&edit.at)? {
                 kept.push(edit);
-            } else if edit.reason.contains(FIRST_BOOT) {
+            } else if edit.need == Need::FirstBoot {
                 return Err(Error::unsupported(format!(
                     "nothing can be done at the first boot: {} would be on a filesystem that dm-verity \
                      checks",

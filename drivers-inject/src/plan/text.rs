@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use rehost_block::Result;
 use rehost_inspect::model::{Place, Severity};
 
-use super::{Change, Edit, LineChange, Note, Planner};
+use super::{Change, Edit, LineChange, Need, Note, Planner};
+use crate::guest::{FoundFile, GuestFiles};
 
 /// Bytes of GRUB's environment block, always.
 const GRUBENV: usize = 1024;
@@ -25,8 +26,13 @@ pub(super) enum LineEdit {
         /// As it will be.
         to: String,
     },
-    /// `words` at the end of the line, or of its quoted value.
+    /// `words` at the end of the line.
     Append {
+        /// Without blanks around.
+        words: String,
+    },
+    /// `words` at the end of the value in a line `KEY=value` for a shell, quoted or not.
+    AppendToValue {
         /// Without blanks around.
         words: String,
     },
@@ -47,12 +53,13 @@ pub(super) enum LineEdit {
 }
 
 /// One change, and why.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Wish {
     /// From 1.
     pub(super) line: u32,
     pub(super) edit: LineEdit,
     pub(super) reason: String,
+    pub(super) need: Need,
 }
 
 /// Wishes by path.
@@ -60,14 +67,51 @@ pub(super) struct Wish {
 pub(super) struct TextChanges(BTreeMap<String, Vec<Wish>>);
 
 impl TextChanges {
-    pub(super) fn add(&mut self, path: &str, line: u32, edit: LineEdit, reason: String) {
+    /// Something for line `line`, why, and what depends on it.
+    pub(super) fn add(
+        &mut self,
+        path: &str,
+        line: u32,
+        edit: LineEdit,
+        (reason, need): (String, Need),
+    ) {
+        let wish = Wish {
+            line,
+            edit,
+            reason,
+            need,
+        };
+        self.insert(path, wish);
+    }
+
+    fn insert(&mut self, path: &str, wish: Wish) {
         let wishes = self.0.entry(path.to_owned()).or_default();
-        if !wishes
-            .iter()
-            .any(|wish| wish.line == line && wish.edit == edit)
-        {
-            wishes.push(Wish { line, edit, reason });
+        let same = |known: &&mut Wish| (known.line, &known.edit) == (wish.line, &wish.edit);
+        match wishes.iter_mut().find(same) {
+            Some(known) => known.need = known.need.max(wish.need),
+            None => wishes.push(wish),
         }
+    }
+
+    /// Brings together what is wished for one file by several paths, under the first of them.
+    pub(super) fn join_paths(&mut self, files: &dyn GuestFiles) -> Result<()> {
+        let mut known: Vec<(FoundFile, String)> = Vec::new();
+        for (path, wishes) in std::mem::take(&mut self.0) {
+            let found = files.file(&path)?;
+            let same = |found: &FoundFile| known.iter().find(|(known, _)| known.is(found));
+            let first = found
+                .as_ref()
+                .and_then(same)
+                .map(|(_, first)| first.clone());
+            if let (None, Some(found)) = (&first, found) {
+                known.push((found, path.clone()));
+            }
+            let path = first.unwrap_or(path);
+            for wish in wishes {
+                self.insert(&path, wish);
+            }
+        }
+        Ok(())
     }
 
     /// Takes out what is wished for `path`.
@@ -87,6 +131,7 @@ impl TextChanges {
             let mut after = before.clone();
             let mut lines = Vec::new();
             let mut reasons: Vec<String> = Vec::new();
+            let mut need = Need::Extra;
             for number in numbers(&wishes) {
                 let own: Vec<&Wish> = wishes.iter().filter(|wish| wish.line == number).collect();
                 let edits: Vec<&LineEdit> = own.iter().map(|wish| &wish.edit).collect();
@@ -100,6 +145,7 @@ impl TextChanges {
                     continue;
                 };
                 for wish in own {
+                    need = need.max(wish.need);
                     if !reasons.contains(&wish.reason) {
                         reasons.push(wish.reason.clone());
                     }
@@ -116,13 +162,14 @@ impl TextChanges {
                 .iter()
                 .map(|line| Place::line(&path, line.line))
                 .collect();
-            edits.push(Edit::of_file(
+            let edit = Edit::of_file(
                 &path,
                 found,
                 (&before, after),
                 Change::Text { lines },
                 (reasons.join("; "), evidence),
-            ));
+            );
+            edits.push(edit.needed(need));
         }
         Ok(edits)
     }
@@ -154,12 +201,14 @@ pub(super) fn change_line(
         .unwrap_or(rest.len());
     let before = rest.get(..len)?.to_vec();
     let mut after = before.clone();
-    for edit in edits {
+    for (at, edit) in edits.iter().enumerate() {
         after = match edit {
             LineEdit::Replace { from, to } => {
-                replace_words(&after, from.as_bytes(), to.as_bytes())?
+                let earlier = edits.iter().take(at).copied();
+                replaced(&after, (from, to), earlier)?
             }
             LineEdit::Append { words } => append(&after, words),
+            LineEdit::AppendToValue { words } => append_to_value(&after, words)?,
             LineEdit::Insert { after: mark, text } => insert(&after, mark, text)?,
             LineEdit::Comment => [&b"# "[..], &after].concat(),
             LineEdit::NewLine { text } => [&after, &b"\n"[..], text.as_bytes()].concat(),
@@ -176,8 +225,21 @@ pub(super) fn change_line(
     })
 }
 
+/// [`replace_words`], and done also where one of `earlier` has replaced all there was.
+pub(super) fn replaced<'e>(
+    line: &[u8],
+    (from, to): (&str, &str),
+    mut earlier: impl Iterator<Item = &'e LineEdit>,
+) -> Option<Vec<u8>> {
+    replace_words(line, from.as_bytes(), to.as_bytes()).or_else(|| {
+        let took =
+            |edit: &LineEdit| matches!(edit, LineEdit::Replace { from: own, .. } if own == from);
+        earlier.any(took).then(|| line.to_vec())
+    })
+}
+
 /// Replaces `from` wherever it is a whole word; `None` when it nowhere is.
-pub(super) fn replace_words(line: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+fn replace_words(line: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
     let edge = |byte: Option<&u8>| byte.is_none_or(|byte| DELIMITERS.contains(byte));
     let mut out = Vec::with_capacity(line.len());
     let mut at = 0;
@@ -210,24 +272,38 @@ fn insert(line: &[u8], mark: &str, text: &str) -> Option<Vec<u8>> {
     Some([before, text.as_bytes(), after].concat())
 }
 
-/// `words` behind the line's last word, inside the quotes that close it.
+/// `words` behind the line's last word.
 fn append(line: &[u8], words: &str) -> Vec<u8> {
-    let end = line.trim_ascii_end().len();
-    let trimmed = line.get(..end).unwrap_or_default();
-    let (body, quote) = match trimmed.split_last() {
-        // A quote that is opened on this line: KEY="value".
-        Some((quote @ (b'"' | b'\''), body)) if body.contains(quote) => (body, Some(*quote)),
-        _ => (trimmed, None),
+    let (body, blank) = line.split_at(line.trim_ascii_end().len());
+    let between: &[u8] = if body.is_empty() { b"" } else { b" " };
+    [body, between, words.as_bytes(), blank].concat()
+}
+
+/// `words` behind the last word of the value in `KEY=value`, inside its quotes; `None` when the value is not
+/// one word of a shell.
+fn append_to_value(line: &[u8], words: &str) -> Option<Vec<u8>> {
+    let start = line.iter().position(|byte| *byte == b'=')? + 1;
+    let (key, value) = line.split_at_checked(start)?;
+    let is_blank = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_whitespace);
+    let quote = value.first().filter(|byte| b"\"'".contains(byte));
+    let Some(quote) = quote else {
+        // Words that are added need quotes.
+        let end = value.iter().position(u8::is_ascii_whitespace);
+        let (value, rest) = value.split_at_checked(end.unwrap_or(value.len()))?;
+        let plain = !value.iter().any(|byte| b"\"'\\`$".contains(byte));
+        let value = append(value, words);
+        return plain.then(|| [key, b"\"", &value, b"\"", rest].concat());
     };
-    let mut out = body.to_vec();
-    let opened = quote.is_some() && body.last() == quote.as_ref();
-    if !opened && body.last().is_some_and(|last| *last != b' ') {
-        out.push(b' ');
+    let mut end = 1;
+    // Ends because every round goes on by a byte of the value.
+    while value.get(end)? != quote {
+        let escapes = *quote == b'"' && value.get(end) == Some(&b'\\');
+        end += if escapes { 2 } else { 1 };
     }
-    out.extend_from_slice(words.as_bytes());
-    out.extend(quote);
-    out.extend_from_slice(line.get(end..).unwrap_or_default());
-    out
+    let (body, rest) = value.split_at_checked(end)?;
+    let empty = body.len() == 1 || body.last() == Some(&b' ');
+    let between: &[u8] = if empty { b"" } else { b" " };
+    is_blank(rest.get(1)).then(|| [key, body, between, words.as_bytes(), rest].concat())
 }
 
 /// Makes GRUB's environment block 1024 bytes again by its padding; without enough of that it is
@@ -272,22 +348,55 @@ mod tests {
     }
 
     #[test]
-    fn words_are_appended_inside_the_quotes() {
-        let add = || LineEdit::Append {
-            words: "console=ttyS0".into(),
-        };
-        assert_eq!(
-            changed("GRUB_CMDLINE_LINUX=\"\"\n", 1, add()).unwrap(),
-            "GRUB_CMDLINE_LINUX=\"console=ttyS0\"\n"
-        );
-        assert_eq!(
-            changed("A='quiet splash'", 1, add()).unwrap(),
-            "A='quiet splash console=ttyS0'"
-        );
-        assert_eq!(
-            changed("\tlinux /vmlinuz ro  \n", 1, add()).unwrap(),
-            "\tlinux /vmlinuz ro console=ttyS0  \n"
-        );
+    fn words_are_appended_inside_the_quotes_of_a_value_and_behind_those_of_a_line() {
+        let words = || "console=ttyS0".to_owned();
+        let value = |text| changed(text, 1, LineEdit::AppendToValue { words: words() });
+        for (before, after) in [
+            (
+                "GRUB_CMDLINE_LINUX=\"\"\n",
+                "GRUB_CMDLINE_LINUX=\"console=ttyS0\"\n",
+            ),
+            ("A='quiet splash'", "A='quiet splash console=ttyS0'"),
+            (
+                "A=\"a \\\"b\\\"\" # x",
+                "A=\"a \\\"b\\\" console=ttyS0\" # x",
+            ),
+            ("A=quiet # x\n", "A=\"quiet console=ttyS0\" # x\n"),
+            ("A=\n", "A=\"console=ttyS0\"\n"),
+        ] {
+            assert_eq!(value(before).unwrap(), after);
+        }
+        for odd in ["A=\"a\"'b'", "A=\"open", "A=a\\ b", "no value"] {
+            assert_eq!(value(odd), None, "{odd}");
+        }
+        let line = |text| changed(text, 1, LineEdit::Append { words: words() });
+        for (before, after) in [
+            (
+                "\tlinux /vmlinuz ro  \n",
+                "\tlinux /vmlinuz ro console=ttyS0  \n",
+            ),
+            (
+                "options ro dyndbg=\"file a +p\"\n",
+                "options ro dyndbg=\"file a +p\" console=ttyS0\n",
+            ),
+            ("root=\"UUID=u\"", "root=\"UUID=u\" console=ttyS0"),
+        ] {
+            assert_eq!(line(before).unwrap(), after);
+        }
+    }
+
+    #[test]
+    fn a_name_that_an_earlier_change_has_replaced_is_done() {
+        let mut text = b"root=/dev/sda2 resume=/dev/sda2\n".to_vec();
+        let edits = [
+            replace("/dev/sda2", "UUID=u"),
+            replace("/dev/sda2", "LABEL=l"),
+        ];
+        let [one, other] = &edits;
+        change_line(&mut text, 1, &[one, other]).unwrap();
+        assert_eq!(text, b"root=UUID=u resume=UUID=u\n");
+        let stranger = replace("/dev/sdb2", "LABEL=l");
+        assert!(change_line(&mut text, 1, &[one, &stranger]).is_none());
     }
 
     #[test]

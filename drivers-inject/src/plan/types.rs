@@ -54,6 +54,20 @@ pub struct Edit {
     /// The whole new content.
     #[serde(skip)]
     pub content: Arc<Vec<u8>>,
+    /// What depends on it.
+    #[serde(skip)]
+    pub(super) need: Need,
+}
+
+/// What depends on an edit, or on a part of one; the greatest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Need {
+    /// The guest boots without it.
+    Extra,
+    /// The guest needs it to boot, or to find its disks.
+    Boot,
+    /// What was asked for at the first boot, all of which is done or nothing.
+    FirstBoot,
 }
 
 /// What an edit changes.
@@ -258,17 +272,26 @@ impl Edit {
             before: Some(Digest::of(before)),
             after: Some(Digest::of(&after)),
             content: Arc::new(after),
+            need: Need::Extra,
         }
+    }
+
+    /// The same, with this depending on it.
+    pub(super) fn needed(self, need: Need) -> Self {
+        Self { need, ..self }
     }
 
     /// How much it matters when it cannot be made.
     pub(super) const fn weight(&self) -> Severity {
-        match self.change {
-            Change::Text { .. } | Change::Initramfs { .. } | Change::CommandLine { .. } => {
-                Severity::Problem
-            }
-            _ => Severity::Warning,
+        match self.need {
+            Need::Extra => Severity::Warning,
+            Need::Boot | Need::FirstBoot => Severity::Problem,
         }
+    }
+
+    /// Whether it is of this file, whatever path leads there.
+    pub(super) fn is_of(&self, file: &FoundFile) -> bool {
+        self.at.is_view(&file.at) && self.inner_path == file.path
     }
 
     /// A new file, or link, at `path`, which is `inner_path` on the filesystem `at`.
@@ -290,6 +313,7 @@ impl Edit {
             before: None,
             after: Some(Digest::of(&content)),
             content: Arc::new(content),
+            need: Need::Extra,
         }
     }
 
@@ -311,6 +335,7 @@ impl Edit {
             before: Some(Digest::of(before)),
             after: None,
             content: Arc::new(Vec::new()),
+            need: Need::Extra,
         }
     }
 }

@@ -7,8 +7,8 @@
 use rehost_block::Result;
 use rehost_inspect::model::{Place, Severity};
 
-use super::Planner;
 use super::text::{LineEdit, TextChanges};
+use super::{Need, Planner};
 
 const FOLDER: &str = "/etc/udev/rules.d";
 
@@ -43,7 +43,7 @@ impl Planner<'_> {
                         let reason = format!(
                             "the rule keeps a card's name only while {driver} drives the card"
                         );
-                        changes.add(&path, number, edit, reason);
+                        changes.add(&path, number, edit, (reason, Need::Extra));
                     }
                     _ if by_slot && !by_address => self.note(
                         Severity::Warning,

@@ -156,8 +156,7 @@ impl Planner<'_> {
         if !is_unified || there.iter().any(|name| is_loader(name)) {
             return Ok(None);
         }
-        let edited = initramfs.iter().find(|edit| edit.path == from);
-        let content = match edited {
+        let content = match self.edit_of(&from, initramfs)? {
             Some(edit) => Some(edit.content.to_vec()),
             None => self.files.read(&from)?,
         };
@@ -217,6 +216,10 @@ impl Planner<'_> {
         let (Some(file), Some(content)) = (self.files.file(path)?, self.files.read(path)?) else {
             return Ok(None);
         };
+        // An entry may name it as its own image.
+        if edits.iter().any(|edit| edit.is_of(&file)) {
+            return Ok(None);
+        }
         let is = Some(Digest::of(&content));
         let Some(image) = edits.iter().find(|edit| edit.before == is) else {
             return Ok(None);
@@ -226,7 +229,8 @@ impl Planner<'_> {
         let because = (reason.to_owned(), vec![Place::file(&from)]);
         let contents = (&content[..], image.content.to_vec());
         let change = Change::Copy { from };
-        Ok(Some(Edit::of_file(path, file, contents, change, because)))
+        let edit = Edit::of_file(path, file, contents, change, because);
+        Ok(Some(edit.needed(image.need)))
     }
 
     /// The first folder, by name, with a loader that is known.

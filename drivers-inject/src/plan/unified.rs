@@ -7,13 +7,16 @@
 use std::sync::Arc;
 
 use rehost_block::Result;
-use rehost_inspect::model::{DeviceRole, Place, Severity, UnifiedKernel};
+use rehost_inspect::model::{Place, Severity, UnifiedKernel};
 use rehost_inspect::unified::Program;
 
-use super::text::{LineEdit, TextChanges, Wish, replace_words};
-use super::{Change, Digest, Edit, How, LineChange, Note, Planner};
+use super::text::{LineEdit, TextChanges, Wish, replaced};
+use super::{Change, Digest, Edit, How, LineChange, Need, Note, Planner};
 use crate::guest::FoundFile;
 use crate::unified::{Part, sealed, with_part};
+
+/// What the user can do about most of it.
+const REBUILD: &str = "build the image again in the guest, with the names of the plan";
 
 /// An image, where it is, and its content as it was read.
 struct Image<'a> {
@@ -43,7 +46,7 @@ impl Planner<'_> {
                 file,
                 before,
             };
-            let known = edits.iter().position(|edit| edit.path == found.path);
+            let known = edits.iter().position(|edit| edit.is_of(&image.file));
             let edit =
                 self.with_command_line(&image, known.and_then(|at| edits.get(at)), &wishes)?;
             match (edit, known.and_then(|at| edits.get_mut(at))) {
@@ -72,31 +75,36 @@ impl Planner<'_> {
         let (why, old) = match read {
             Ok(read) => read,
             Err(error) => {
-                self.note_stays(place, &error.to_string());
+                self.note_stays(image, wishes, &error.to_string(), REBUILD)?;
                 return Ok(None);
             }
         };
         let Some((new, line)) = changed(&old, wishes) else {
-            self.note_stays(place, "what is to be changed is not written as expected");
+            let why = "what is to be changed is not written as expected";
+            self.note_stays(image, wishes, why, REBUILD)?;
             return Ok(None);
         };
         if let Some(why) = why {
-            self.note_sealed_line(image.found, place, why);
+            let fix = "build it again in the guest, as it is to be and signed as before";
+            let id = if image.found.signature.is_some() {
+                "unified-kernel-signed"
+            } else {
+                "unified-kernel-measured"
+            };
+            self.note_line(id, image, wishes, (why, fix))?;
             return Ok(None);
         }
         if self.is_verified(&image.file.at)? {
-            let what = "the command line inside this unified image is on a filesystem that dm-verity \
-                        checks, and stays as it is";
+            let why = "it is on a filesystem that dm-verity checks";
             let fix = "make these changes where the image is built";
-            let (id, what) = ("verified-file-stays", what.to_owned());
-            self.notes.push(Note::stopping(id, what, vec![place], fix));
+            self.note_line("verified-file-stays", image, wishes, (why, fix))?;
             return Ok(None);
         }
         let after = match with_part(base, Part::CommandLine, &new) {
             Ok(after) => after,
             // Whatever is wrong with it is wrong with this one image.
             Err(error) => {
-                self.note_stays(place, &error.to_string());
+                self.note_stays(image, wishes, &error.to_string(), REBUILD)?;
                 return Ok(None);
             }
         };
@@ -104,7 +112,8 @@ impl Planner<'_> {
         let Some(how) = self.takes(path, &image.file, fits) else {
             let refusal = self.refusal(path, How::Allocate);
             let why = refusal.map_or_else(String::new, |refusal| refusal.why.clone());
-            self.note_stays(place, &format!("its filesystem does not take it ({why})"));
+            let why = format!("its filesystem does not take it ({why})");
+            self.note_stays(image, wishes, &why, "make room there")?;
             return Ok(None);
         };
         let mut reasons: Vec<&str> = Vec::new();
@@ -119,6 +128,7 @@ impl Planner<'_> {
             }
         }
         let reason = reasons.join("; ");
+        let need = need_of(wishes).max(known.map_or(Need::Extra, |edit| edit.need));
         let edit = match known.cloned() {
             Some(mut edit) => {
                 edit.evidence.push(place);
@@ -138,45 +148,67 @@ impl Planner<'_> {
                 (reason, vec![place]),
             ),
         };
-        Ok(Some(Edit { how, ..edit }))
+        Ok(Some(Edit { how, need, ..edit }))
     }
 
-    fn note_stays(&mut self, place: Place, why: &str) {
-        let what = format!("the command line inside the unified kernel image stays: {why}");
-        self.notes.push(Note {
-            fix: Some("build the image again in the guest, with the names of the plan".to_owned()),
-            ..Note::new(Severity::Warning, "command-line-stays", what, vec![place])
-        });
+    fn note_stays(
+        &mut self,
+        image: &Image<'_>,
+        wishes: &[Wish],
+        why: &str,
+        fix: &str,
+    ) -> Result<()> {
+        self.note_line("command-line-stays", image, wishes, (why, fix))
     }
 
-    /// A command line that must stay as it is, and would not.
-    fn note_sealed_line(&mut self, image: &UnifiedKernel, place: Place, why: &str) {
-        let mut names = self.system.device_names.iter();
-        let of_root = names.any(|name| {
-            name.role == DeviceRole::BootRoot && name.inside.as_ref() == Some(&image.path)
-        });
-        let (severity, what) = if of_root {
-            let what = "names its root device by the old machine's bus";
-            (Severity::Problem, what)
+    /// A command line that stays as it is, and should not: a reason to stop where the guest boots with it,
+    /// and it names the root device by the old machine's bus.
+    fn note_line(
+        &mut self,
+        id: &'static str,
+        image: &Image<'_>,
+        wishes: &[Wish],
+        (why, fix): (&str, &str),
+    ) -> Result<()> {
+        let section = Part::CommandLine.section();
+        let place = Place::file(format!("{}:{section}", image.found.path));
+        let line = "the command line inside this unified image";
+        let note = if need_of(wishes) == Need::Extra {
+            let mut reasons: Vec<&str> = wishes.iter().map(|wish| wish.reason.as_str()).collect();
+            reasons.dedup();
+            let what = format!("{line} stays, though {}: {why}", reasons.join("; "));
+            Note::new(Severity::Warning, id, what, vec![place])
         } else {
-            (
-                Severity::Warning,
-                "is not what it should be on the new machine",
-            )
+            let what =
+                format!("{line} names its root device by the old machine's bus, and stays: {why}");
+            Note {
+                stops_boot: self.may_boot_with(&image.file)?,
+                ..Note::new(Severity::Problem, id, what, vec![place])
+            }
         };
-        let id = if image.signature.is_some() {
-            "unified-kernel-signed"
-        } else {
-            "unified-kernel-measured"
-        };
-        let what = format!("the command line inside this unified image {what}, and stays: {why}");
         self.notes.push(Note {
-            fix: Some(
-                "build it again in the guest, as it is to be and signed as before".to_owned(),
-            ),
-            ..Note::new(severity, id, what, vec![place])
+            fix: Some(fix.to_owned()),
+            ..note
         });
+        Ok(())
     }
+
+    /// Whether what the guest boots unattended has its command line in `image`, or that is not known.
+    fn may_boot_with(&self, image: &FoundFile) -> Result<bool> {
+        let boot = &self.system.boot;
+        let entry = boot.default.and_then(|at| boot.entries.get(at));
+        let (Some(entry), Ok(_)) = (entry, self.system.default_boot()) else {
+            return Ok(true);
+        };
+        let file = self.files.file(&entry.place.path)?;
+        Ok(file.is_some_and(|file| file.is(image)))
+    }
+}
+
+/// What depends on `wishes`.
+fn need_of(wishes: &[Wish]) -> Need {
+    let needs = wishes.iter().map(|wish| wish.need);
+    needs.max().unwrap_or(Need::Extra)
 }
 
 /// `section` with `wishes` fulfilled, and what that does to its text; `None` when it does not hold what is to
@@ -186,17 +218,21 @@ fn changed(section: &[u8], wishes: &[Wish]) -> Option<(Vec<u8>, LineChange)> {
     let (text, zeros) = section.split_at_checked(end.unwrap_or(section.len()))?;
     let (line, blank) = text.split_at_checked(text.trim_ascii_end().len())?;
     let mut new = line.to_vec();
-    for wish in wishes {
+    for (at, wish) in wishes.iter().enumerate() {
         match &wish.edit {
             LineEdit::Replace { from, to } => {
-                new = replace_words(&new, from.as_bytes(), to.as_bytes())?;
+                let earlier = wishes.iter().take(at).map(|wish| &wish.edit);
+                new = replaced(&new, (from, to), earlier)?;
             }
             // Quotes in a command line are those of a single word.
             LineEdit::Append { words } => {
                 new.push(b' ');
                 new.extend_from_slice(words.as_bytes());
             }
-            LineEdit::Insert { .. } | LineEdit::Comment | LineEdit::NewLine { .. } => return None,
+            LineEdit::AppendToValue { .. }
+            | LineEdit::Insert { .. }
+            | LineEdit::Comment
+            | LineEdit::NewLine { .. } => return None,
         }
     }
     let shown = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
@@ -217,6 +253,7 @@ mod tests {
             line: 1,
             edit,
             reason: String::new(),
+            need: Need::Extra,
         }
     }
 
@@ -244,6 +281,14 @@ mod tests {
             let (new, line) = changed(before, &both).unwrap();
             assert_eq!(new, after, "{line:?}");
         }
+        let other = wish(LineEdit::Replace {
+            from: "/dev/sda2".into(),
+            to: "LABEL=l".into(),
+        });
+        let [name, _] = &both;
+        let twice = [name.clone(), other];
+        let (new, _) = changed(b"root=/dev/sda2 resume=/dev/sda2", &twice).unwrap();
+        assert_eq!(new, b"root=UUID=u resume=UUID=u");
         assert!(changed(b"root=/dev/sda20\0/dev/sda2", &both).is_none());
     }
 }

@@ -49,10 +49,13 @@ impl GuestFiles for Folder {
     }
 
     fn file(&self, path: &str) -> Result<Option<FoundFile>> {
-        let there = self.path(path).is_file();
-        Ok(there.then(|| FoundFile {
+        let there = self.path(path);
+        // As in the guest: without links.
+        let top = self.0.canonicalize().unwrap();
+        let inner = there.canonicalize().ok().filter(|_| there.is_file());
+        Ok(inner.map(|inner| FoundFile {
             at: root(),
-            path: path.to_owned(),
+            path: format!("/{}", inner.strip_prefix(top).unwrap().display()),
             plain: true,
         }))
     }
