@@ -6,10 +6,14 @@
 //! architectures, which dpkg itself compares; names alone tell what was forgotten.
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{self, Read};
 
-/// Largest control archive that is read. Ours: the largest ones have maintainer scripts of some 100 KiB.
+/// Largest control file that is read. Ours: the largest ones have some 10 KiB.
 const MOST_CONTROL: u64 = 4 << 20;
+
+/// How much of a control archive is looked through for it. Ours: it also holds a line of about 100 bytes for
+/// each file of the package.
+const MOST_ARCHIVE: u64 = 1 << 30;
 
 /// What a package says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,7 +36,7 @@ impl Control {
             let len: usize = number(header.get(48..58)?, 10)?;
             let (content, behind) = behind.split_at_checked(len)?;
             if control.is_none() && name.starts_with("control.tar") {
-                control = Some(member(&unpacked(content)?, "control")?);
+                control = Some(member(unpacked(content)?, "control")?);
             }
             // A member of odd length is followed by a line feed, the last one of all perhaps not.
             rest = behind.get(len % 2..).unwrap_or_default();
@@ -111,34 +115,35 @@ fn number(field: &[u8], radix: u32) -> Option<usize> {
     usize::from_str_radix(text.trim_matches(['\0', ' ']), radix).ok()
 }
 
-/// The plain bytes of a member; `None` when they cannot be had, or are too many.
-fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
-    let reader: Box<dyn Read + '_> = match packed {
+/// The plain bytes of a member; `None` when they cannot be had.
+fn unpacked(packed: &[u8]) -> Option<Box<dyn Read + '_>> {
+    Some(match packed {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(packed)),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => Box::new(liblzma::read::XzDecoder::new(packed)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::new(packed).ok()?),
         _ => Box::new(packed),
-    };
-    let mut plain = Vec::new();
-    let len = reader.take(MOST_CONTROL + 1).read_to_end(&mut plain).ok()?;
-    (u64::try_from(len).ok()? <= MOST_CONTROL).then_some(plain)
+    })
 }
 
-/// A file at the top of a tar archive (POSIX ustar).
-fn member(tar: &[u8], wanted: &str) -> Option<Vec<u8>> {
-    let mut rest = tar;
+/// A file at the top of a tar archive (POSIX ustar); `None` when it is not there, or too long.
+fn member(tar: impl Read, wanted: &str) -> Option<Vec<u8>> {
+    let mut rest = tar.take(MOST_ARCHIVE);
+    let mut header = [0; 512];
     // Ends because every round takes a header away; the archive ends with one of zeroes.
-    while let Some((header, behind)) = rest.split_at_checked(512) {
+    while rest.read_exact(&mut header).is_ok() {
         let name = header.get(..100)?.split(|byte| *byte == 0).next()?;
         if name.is_empty() {
             return None;
         }
-        let len = number(header.get(124..136)?, 8)?;
+        let len = u64::try_from(number(header.get(124..136)?, 8)?).ok()?;
         let name = std::str::from_utf8(name).ok()?;
         if name.trim_start_matches("./") == wanted {
-            return behind.get(..len).map(<[u8]>::to_vec);
+            let mut content = Vec::new();
+            let within = rest.take(len.min(MOST_CONTROL)).read_to_end(&mut content);
+            return (u64::try_from(within.ok()?).ok()? == len).then_some(content);
         }
-        rest = behind.get(len.checked_next_multiple_of(512)?..)?;
+        let stored = len.checked_next_multiple_of(512)?;
+        io::copy(&mut rest.by_ref().take(stored), &mut io::sink()).ok()?;
     }
     None
 }
@@ -175,14 +180,18 @@ mod tests {
         assert_eq!(control("Package: alone\n").missing("", &[]), [""; 0]);
     }
 
-    #[test]
-    fn a_package_that_is_cut_off_or_no_package_says_nothing() {
-        let mut header = [0u8; 512];
-        header[..9].copy_from_slice(b"./control");
-        header[124..135].copy_from_slice(b"00000000013");
-        let mut tar = header.to_vec();
-        tar.extend(b"Package: a\n");
-        tar.resize(2048, 0);
+    /// A package whose control archive holds these files.
+    fn package(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut tar = Vec::new();
+        for (name, content) in files {
+            let mut header = [0u8; 512];
+            header[..name.len()].copy_from_slice(name.as_bytes());
+            header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+            tar.extend(header);
+            tar.extend(*content);
+            tar.resize(tar.len().next_multiple_of(512), 0);
+        }
+        tar.resize(tar.len() + 1024, 0);
         let mut package = b"!<arch>\n".to_vec();
         for (name, content) in [("debian-binary", &b"2.0\n"[..]), ("control.tar", &tar[..])] {
             package.extend(
@@ -198,6 +207,21 @@ mod tests {
             );
             package.extend(content);
         }
+        package
+    }
+
+    #[test]
+    fn sums_of_many_files_before_it_are_passed_over() {
+        let sums = vec![b'0'; 5 << 20];
+        let control = ("./control", &b"Package: a\n"[..]);
+        let many = package(&[("./md5sums", &sums), control]);
+        assert_eq!(Control::of(&many).unwrap().names, ["a"]);
+        assert_eq!(Control::of(&package(&[("./control", &sums)])), None);
+    }
+
+    #[test]
+    fn a_package_that_is_cut_off_or_no_package_says_nothing() {
+        let package = package(&[("./control", b"Package: a\n")]);
         assert_eq!(Control::of(&package).unwrap().names, ["a"]);
         for len in 9..package.len() {
             assert_ne!(
