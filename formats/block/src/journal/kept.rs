@@ -118,7 +118,8 @@ impl Journal {
 }
 
 /// Takes back the change of `image` that was kept: every file is bit for bit and in its length as it
-/// was before, whichever of them `image` is. Files other than the image are named by the undo file, so they must pass `opener`.
+/// was before, whichever of them `image` is. Files other than the image are named by the undo file, so they
+/// must pass `opener`.
 ///
 /// # Errors
 /// Usage, with nothing changed, when there is no undo file or a file was changed since; Corrupt when

@@ -16,7 +16,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::record::{Head, Salt, read_head};
 use super::sync_folder;
-use crate::{Error, File, Opener, Result, Storage, StorageMut};
+use crate::{Error, File, Kind, Opener, Result, Storage, StorageMut};
 
 const MAGIC: &[u8; 8] = b"rehostP1";
 
@@ -114,7 +114,7 @@ impl Pointer {
     /// Stores the note as `path`, in the place of one that says nothing any more.
     ///
     /// # Errors
-    /// Io when something else is there, or it cannot be stored.
+    /// Usage when something else is there; Io when it cannot be stored.
     pub(super) fn store(&self, path: &Path, name_for: NameFor) -> Result<()> {
         clear(path, name_for)?;
         if !matches!(beside(path)?, Beside::Nothing) {
@@ -194,13 +194,27 @@ pub(super) fn image_of(
         return Ok(None);
     };
     if pointer.holds(&path, name_for)? {
-        let image = opener.open(&pointer.image, file)?.path;
+        let image = opener
+            .open(&pointer.image, file)
+            .map_err(|error| match error.kind() {
+                Kind::Io => error.without_hint().hint(way_out(&path)),
+                _ => error,
+            })?
+            .path;
         if pointer.holds_for(&image, name_for)? {
             return Ok(Some(image));
         }
     }
     forget(&path, pointer.salt);
     Ok(None)
+}
+
+/// What is left to do with the note `path` of a change whose image is not where it was.
+pub(super) fn way_out(path: &Path) -> String {
+    format!(
+        "if that image is whole, or gone for good, remove the note {}",
+        path.display()
+    )
 }
 
 /// Removes the note `path` if it says nothing any more.
@@ -215,8 +229,8 @@ pub(super) fn clear(path: &Path, name_for: NameFor) -> Result<()> {
     }
 }
 
-/// Removes the note `path` (and one that was not finished) if it is of the change with this salt, which is over: it says nothing,
-/// and may as well stay where it cannot be removed.
+/// Removes the note `path` (and one that was not finished) if it is of the change with this salt, which is
+/// over: it says nothing, and may as well stay where it cannot be removed.
 pub(super) fn forget(path: &Path, salt: Salt) {
     if matches!(beside(path), Ok(Beside::Pointer(pointer)) if pointer.salt == salt) {
         let _ = fs::remove_file(path);

@@ -48,8 +48,9 @@ impl Leftover {
             ))
             .in_file(file)
             .hint(format!(
-                "`rehost undo {}` rolls back the change of all images of that run",
-                file.display()
+                "`rehost undo {}` rolls back the change of all images of that run; {}",
+                file.display(),
+                pointer::way_out(&Journal::name_for(file))
             )),
         }
     }
@@ -93,15 +94,24 @@ pub struct Recovered {
 
 /// Rolls back the change of `image` that was interrupted: every file that the journal covers is bit
 /// for bit and in its length as it was before, whichever of them `image` is. Can itself be interrupted
-/// and run again. Files other than the image are named by the journal, so they must pass `opener`.
+/// and run again. Files other than the image are named by the journal, so they must pass `opener`. What a
+/// change that is over forgot beside the image is removed, and nothing put back.
 ///
 /// # Errors
 /// Usage when there is no journal, or its run is still at work; Corrupt, with nothing changed, when the
 /// journal is damaged in a part that may have been needed; Io when a file cannot be written.
 pub fn recover(image: &Path, opener: &dyn Opener) -> Result<Recovered> {
     let image = canonical(image)?;
+    let beside = Journal::name_for(&image);
+    let was_noted = matches!(pointer::beside(&beside)?, Beside::Pointer(_));
     let image = pointer::image_of(&image, Journal::name_for, opener)?.unwrap_or(image);
     let path = Journal::name_for(&image);
+    if was_noted && path == beside && matches!(pointer::beside(&beside)?, Beside::Nothing) {
+        return Ok(Recovered {
+            files: Vec::new(),
+            bytes: 0,
+        });
+    }
     match left_over(&image)? {
         None => return Err(Error::usage("has no journal: there is nothing to undo").in_file(image)),
         Some(Leftover::Killed(_)) => {}

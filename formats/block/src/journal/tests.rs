@@ -399,6 +399,23 @@ fn a_note_that_a_finished_change_left_says_nothing() {
     assert!(!note.exists());
     fs::write(&note, &forgotten).unwrap();
     assert!(left_over(&b).unwrap().is_none());
+    // It is removed, and that is all there is to do.
+    assert_eq!(
+        recover(&b, &SameFolder).unwrap().files,
+        [""; 0].map(PathBuf::from)
+    );
+    assert!(!note.exists());
+    assert!(recover(&b, &SameFolder).is_err());
+    fs::write(&note, &forgotten).unwrap();
+    // Where its image is gone nobody can tell, and the way out has its name.
+    let away = folder.path().join("moved");
+    fs::rename(&a, &away).unwrap();
+    let name = note.to_str().unwrap();
+    let error = left_over(&b).unwrap().unwrap().error();
+    assert!(error.to_string().contains(name), "{error}");
+    let error = recover(&b, &SameFolder).unwrap_err();
+    assert!(error.to_string().contains(name), "{error}");
+    fs::rename(&away, &a).unwrap();
     // Nor while another change is under way.
     let other = Journal::begin(&a).unwrap();
     assert!(left_over(&b).unwrap().is_none());
