@@ -367,6 +367,18 @@ fn what_uefi_says_is_progress_trouble_or_the_end() {
     ));
     assert_eq!(none.stage, Stage::Nothing);
     assert_eq!(none.recogniser, Some("uefi-shell"));
+    // Neither is its menu, nor what it looks for in the network.
+    for own in [
+        "UiApp",
+        "UEFI PXEv4 (MAC:525400123456)",
+        "UEFI HTTPv6 (MAC:525400123456)",
+    ] {
+        let entry = format!("Boot0003 \"{own}\" from PciRoot(0x0)/Pci(0x2,0x0)");
+        let verdict = said(&format!(
+            "BdsDxe: loading {entry}\r\nBdsDxe: starting {entry}\r\n"
+        ));
+        assert_eq!(verdict.stage, Stage::Nothing, "{own}");
+    }
     // One that finds a script goes on.
     let script = said(&format!(
         "BdsDxe: starting {shell}\r\nShell> FS0:\\startup.nsh\r\n\r\nWelcome to GRUB!\r\nguest login: "

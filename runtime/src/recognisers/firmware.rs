@@ -5,6 +5,9 @@ use crate::recognise::Meaning::{Failed, Progress, Stuck, Trouble};
 use crate::recognise::Shape::{Line, Prompt};
 use crate::recognise::{Recogniser, Stage};
 
+/// Entries that edk2 makes by itself and that start nothing of the guest's disks: its shell, its menu, the network.
+const NOT_THE_GUESTS: &str = r#""(EFI Internal Shell|UiApp|UEFI PXEv|UEFI HTTPv)"#;
+
 pub(super) const TABLE: &[Recogniser] = &[
     // Firmware and boot sectors.
     entry(
@@ -44,7 +47,7 @@ pub(super) const TABLE: &[Recogniser] = &[
     ),
     // UEFI: edk2's boot device selection and its shell.
     Recogniser {
-        except: Some(r#""EFI Internal Shell""#),
+        except: Some(NOT_THE_GUESTS),
         ..entry(
             "uefi-loading",
             Line,
@@ -54,7 +57,7 @@ pub(super) const TABLE: &[Recogniser] = &[
         )
     },
     Recogniser {
-        except: Some(r#""EFI Internal Shell""#),
+        except: Some(NOT_THE_GUESTS),
         ..entry(
             "uefi-starting",
             Line,
