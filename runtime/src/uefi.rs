@@ -163,7 +163,7 @@ impl UefiImage {
         for path in descriptors(folders) {
             match Self::described(&path) {
                 Ok(image) => return Ok(image),
-                Err(why) => passed_over.push(format!("{} {why}", path.display())),
+                Err(why) => passed_over.push(why.to_string()),
             }
         }
         for [code, template] in well_known {
@@ -187,28 +187,32 @@ impl UefiImage {
     }
 
     /// The firmware that `path` describes, or why it is not for us.
-    fn described(path: &Path) -> std::result::Result<Self, String> {
-        let text = fs::read(path).map_err(|error| format!("cannot be read ({error})"))?;
-        let descriptor: Descriptor = serde_json::from_slice(&text)
-            .map_err(|error| format!("is not understood ({error})"))?;
-        descriptor.image().map_err(str::to_owned)
+    fn described(path: &Path) -> Result<Self> {
+        let text =
+            fs::read(path).map_err(|error| Error::io("cannot be read", error).in_file(path))?;
+        let descriptor: Descriptor = serde_json::from_slice(&text).map_err(|error| {
+            Error::corrupt("is not understood")
+                .because(error)
+                .in_file(path)
+        })?;
+        descriptor.image().map_err(|error| error.in_file(path))
     }
 }
 
 impl Descriptor {
-    fn image(self) -> std::result::Result<UefiImage, &'static str> {
+    fn image(self) -> Result<UefiImage> {
         if !self.interface_types.iter().any(|kind| kind == "uefi") {
-            return Err("is no UEFI");
+            return Err(Error::unsupported("is no UEFI"));
         }
         let ours = |target: &Target| {
             target.architecture == "x86_64" && target.machines.iter().any(|glob| is_q35(glob))
         };
         if !self.targets.iter().any(ours) {
-            return Err("is for other machines");
+            return Err(Error::unsupported("is for other machines"));
         }
         for (feature, why) in REFUSED {
             if self.features.iter().any(|known| known == feature) {
-                return Err(why);
+                return Err(Error::unsupported(why));
             }
         }
         let Mapping::Flash {
@@ -217,13 +221,15 @@ impl Descriptor {
             nvram_template: Some(template),
         } = self.mapping
         else {
-            return Err("is not code in flash with a memory beside it");
+            return Err(Error::unsupported(
+                "is not code in flash with a memory beside it",
+            ));
         };
         if mode.is_some_and(|mode| mode != "split") {
-            return Err("has its code and its memory in one");
+            return Err(Error::unsupported("has its code and its memory in one"));
         }
         if !executable.filename.is_file() || !template.filename.is_file() {
-            return Err("names files that are not there");
+            return Err(Error::corrupt("names files that are not there"));
         }
         Ok(UefiImage {
             description: self.description,
@@ -316,7 +322,7 @@ mod tests {
         let error = found().unwrap_err().to_string();
         for part in [
             "no UEFI firmware",
-            "40-a.json starts signed boot loaders only",
+            "40-a.json: starts signed boot loaders only",
             "ovmf",
         ] {
             assert!(error.contains(part), "{error}");
@@ -342,7 +348,7 @@ mod tests {
         fs::remove_file(at("d.code")).unwrap();
         let error = found().unwrap_err().to_string();
         assert!(
-            error.contains("70-d.json names files that are not there"),
+            error.contains("70-d.json: names files that are not there"),
             "{error}"
         );
 
@@ -390,7 +396,7 @@ mod tests {
             (format!("{{{split}, {uefi}, {target}}}"), "not there"),
         ] {
             let descriptor: Descriptor = serde_json::from_str(&text).unwrap();
-            let why = descriptor.image().unwrap_err();
+            let why = descriptor.image().unwrap_err().to_string();
             assert!(why.contains(named), "{why}: {text}");
         }
     }
