@@ -194,7 +194,8 @@ pub fn prove(
             Start::Direct(boot)
         }
         Through::Firmware(by) => {
-            let mut proof = FirmwareProof::new(by, booting.bus)?;
+            let mut proof = FirmwareProof::new(by)?;
+            proof.engine().finds_disks_on(booting.bus)?;
             copies = proof.listen(disks, name, booting);
             for sentence in proof.sentences() {
                 voice.detail(sentence);

@@ -12,10 +12,8 @@ use serde_json::Value;
 
 /// A sample guest that UEFI starts, where such firmware is here.
 fn uefi_guest(name: &str) -> Option<PathBuf> {
-    let firmware = Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file()
-        || Path::new("/usr/share/qemu/firmware/60-edk2-x86_64.json").is_file();
-    if !firmware {
-        println!("skipped: needs ovmf");
+    if let Err(error) = rehost_runtime::UefiImage::find() {
+        println!("skipped: needs ovmf ({error})");
         return None;
     }
     guest(name).filter(|_| have("qemu-system-x86_64"))
@@ -100,6 +98,27 @@ fn a_grub_guest_boots_through_uefi_and_not_without_its_fallback_loader() {
     for part in ["has nothing that its firmware can boot", "Not Found"] {
         assert!(reason.contains(part), "{reason}");
     }
+}
+
+#[test]
+fn a_bus_that_uefi_may_not_know_is_refused_before_the_copy_with_those_it_knows() {
+    let Some(guest) = uefi_guest("debian12-uefi") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    run([
+        "migrate".as_ref(),
+        guest.join("guest.vmx").as_os_str(),
+        "--to=vmware".as_ref(),
+        "--no-preflight".as_ref(),
+        "--through-firmware".as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ])
+    .exits(2)
+    .says(&["leave --through-firmware out", "--disk-bus (sata, nvme)"]);
+    assert!(!out.join("guest.vmdk").exists());
 }
 
 #[test]

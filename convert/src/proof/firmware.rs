@@ -70,18 +70,25 @@ impl StartedBy {
         }
     }
 
-    /// Whether a guest whose first disk is on `bus` can be started so here, by `engine`.
+    /// Whether a new machine whose first disk is on `bus` can be started so here, by `engine`.
     ///
     /// # Errors
     /// Unsupported when the firmware is not here, does not find the disk, or no engine has it.
     pub fn check(&self, engine: EngineChoice, bus: Bus) -> Result<()> {
-        let proof = FirmwareProof::new(self, bus)?;
+        let firmware = FirmwareProof::new(self)?.engine();
+        // The bus of the proof is that of the new machine.
+        firmware.finds_disks_on(bus).map_err(|error| {
+            error.without_hint().hint(
+                "leave --through-firmware out, or take another --disk-bus (sata, nvme), which the new machine \
+                 then has",
+            )
+        })?;
         let machine = Machine {
             vcpus: 1,
             memory_mib: 1,
             disks: Vec::new(),
             nics: Vec::new(),
-            start: Start::Firmware(proof.engine()),
+            start: Start::Firmware(firmware),
         };
         rehost_runtime::choose(engine, &machine).map(|_| ())
     }
@@ -98,11 +105,11 @@ impl StartedBy {
 }
 
 impl FirmwareProof {
-    /// Finds the firmware for a guest whose first disk is on `bus`.
+    /// Finds the firmware.
     ///
     /// # Errors
-    /// As [`UefiImage::find`]; Unsupported when it does not find the disk.
-    pub(super) fn new(by: &StartedBy, bus: Bus) -> Result<Self> {
+    /// As [`UefiImage::find`].
+    pub(super) fn new(by: &StartedBy) -> Result<Self> {
         let image = match by.firmware {
             Firmware::Bios => None,
             Firmware::Efi | Firmware::EfiSecureBoot => Some(UefiImage::find()?),
@@ -114,15 +121,13 @@ impl FirmwareProof {
                     .to_owned(),
             );
         }
-        let proof = Self {
+        Ok(Self {
             kind: by.firmware,
             evidence: by.evidence.clone(),
             image,
             added: Vec::new(),
             notes,
-        };
-        proof.engine().finds_disks_on(bus)?;
-        Ok(proof)
+        })
     }
 
     /// The same for the engine.
