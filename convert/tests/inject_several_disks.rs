@@ -124,20 +124,23 @@ fn each_disk_of_a_killed_run_is_refused_and_brings_both_back() {
     let files = || fs::read_dir(folder.path()).unwrap().count();
     let (second, note) = (&disks[1], beside(&disks[1], "journal"));
     let mut killed = 0;
-    for nth in 0..3u64 {
+    for nth in 0..20u64 {
+        if nth >= 3 && killed > 0 {
+            break;
+        }
         let mut child = rehost()
             .args(["inject", "--in-place", "--quiet"])
             .arg(&vmx)
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         // The second disk's turn has come.
         while !note.exists() && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_micros(100));
         }
-        std::thread::sleep(Duration::from_millis(nth));
+        std::thread::sleep(Duration::from_millis(nth % 3));
         child.kill().unwrap();
-        child.wait().unwrap();
+        let ended = child.wait_with_output().unwrap();
         if beside(&disks[0], "journal").exists() {
             killed += 1;
             for command in ["info", "lsblk"] {
@@ -151,7 +154,12 @@ fn each_disk_of_a_killed_run_is_refused_and_brings_both_back() {
             }
         } else {
             // It was quicker than the signal.
-            assert!(beside(second, "undo").exists());
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert!(
+                beside(second, "undo").exists(),
+                "it failed by itself, {}: {said}",
+                ended.status
+            );
         }
         run(["undo".as_ref(), second.as_os_str()]).exits(0);
         let after: Vec<String> = disks.iter().map(|disk| hash(disk)).collect();
