@@ -155,10 +155,12 @@ fn every_key_of_a_written_vmx_is_one_that_vmware_writes() {
             ],
             nics: vec![
                 NewNic {
+                    number: 0,
                     mac: Some("00:0c:29:2e:c0:31".to_owned()),
                     guest_name: None,
                 },
                 NewNic {
+                    number: 1,
                     mac: None,
                     guest_name: None,
                 },

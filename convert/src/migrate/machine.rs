@@ -55,6 +55,7 @@ impl Run<'_> {
                 .nics
                 .iter()
                 .map(|nic| NewNic {
+                    number: nic.number,
                     mac: nic.mac.clone(),
                     guest_name: configured(nic.mac.as_deref(), nic.guest_name.as_deref()),
                 })

@@ -60,6 +60,8 @@ impl NewDisk {
 /// A network card of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct NewNic {
+    /// Its number on the old machine.
+    pub number: u32,
     /// Its MAC address, kept from the source so that the guest's configuration still matches.
     pub mac: Option<String>,
     /// What the guest's configuration calls it, where that is known.
@@ -138,6 +140,7 @@ pub(crate) fn sample(bus: &'static str, disks: usize) -> NewMachine {
             })
             .collect(),
         nics: vec![NewNic {
+            number: 0,
             mac: Some("00:0c:29:2e:c0:31".to_owned()),
             guest_name: Some("ens192".to_owned()),
         }],

@@ -92,11 +92,16 @@ fn add_nics(note: &mut String, machine: &NewMachine) {
         cards.join("\n")
     );
     let others = machine.nics.iter().filter(|nic| nic.mac.is_none());
-    let others: Vec<&str> = others.filter_map(|nic| nic.guest_name.as_deref()).collect();
+    let others: Vec<String> = others
+        .map(|nic| match &nic.guest_name {
+            Some(name) => name.clone(),
+            None => format!("network card {}", nic.number),
+        })
+        .collect();
     if !others.is_empty() {
         let _ = writeln!(
             note,
-            "\nIts configuration has these cards too, for which no address was named: {}.",
+            "\nIt has these cards too, for which no address was named: {}.",
             others.join(", ")
         );
     }
@@ -130,13 +135,18 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert!(!text.contains("no address was named"), "{text}");
-        let other = super::super::NewNic {
-            mac: None,
-            guest_name: Some("ens224".to_owned()),
-        };
-        machine.nics.push(other);
+        for (number, name) in [(1, Some("ens224")), (3, None)] {
+            machine.nics.push(super::super::NewNic {
+                number,
+                mac: None,
+                guest_name: name.map(str::to_owned),
+            });
+        }
         let text = note(&machine);
-        assert!(text.contains("no address was named: ens224."), "{text}");
+        assert!(
+            text.contains("no address was named: ens224, network card 3."),
+            "{text}"
+        );
         machine.firmware = Firmware::Efi;
         machine.nics.clear();
         let text = note(&machine);
