@@ -216,8 +216,10 @@ impl Run<'_> {
         let bus = hardware.boot_bus(self.firmware())?;
         let form = Form::of(&hardware)?;
         form.check(bus.name, self.firmware(), disks.len())?;
-        let count = self.vm()?.nics.len();
-        form.check_cards(count)?;
+        let vm = self.vm()?;
+        let count = vm.nics.len();
+        form.check_cards(count)
+            .map_err(|error| error.hint(form.fewer_cards(vm.described)))?;
         if self.migration.network != Boots::Skipped {
             Network::check_cards(count)?;
         }

@@ -10,7 +10,7 @@ pub mod vmx;
 use rehost_block::{Error, Result};
 
 use crate::hardware::Hardware;
-use crate::source::Firmware;
+use crate::source::{Described, Firmware};
 
 #[cfg(test)]
 pub(crate) use machine::sample;
@@ -84,9 +84,30 @@ impl Form {
         }
         Err(
             Error::unsupported(format!("{machine} has no room for so many network cards"))
-                .mismatch(format!("at most {most}"), cards)
-                .hint("remove what the guest can do without from the machine's description"),
+                .mismatch(format!("at most {most}"), cards),
         )
+    }
+
+    /// What can be done about [`Form::check_cards`], where the old machine's cards are known as `described`
+    /// says.
+    #[must_use]
+    pub fn fewer_cards(self, described: Described) -> String {
+        let fewer = match described {
+            Described::Vmx | Described::Libvirt => {
+                "remove those that the guest can do without from a copy of the machine's description"
+            }
+            Described::Disks => {
+                "its cards are those of the guest's network configuration and of --mac: give the machine's \
+                 description (VMX, libvirt's XML) in place of its disks, or take out of that configuration \
+                 what is no card any more"
+            }
+        };
+        match self {
+            Self::HyperV => format!(
+                "{fewer}; a generation 1 machine takes up to 4 legacy cards besides, which can be added on the host"
+            ),
+            Self::Vmx | Self::Libvirt | Self::Physical => fewer.to_owned(),
+        }
     }
 
     /// The content of its file.
@@ -127,5 +148,15 @@ mod tests {
             }
         }
         Form::Libvirt.check_cards(20).unwrap();
+        let lone = Form::Vmx.fewer_cards(Described::Disks);
+        assert!(
+            lone.contains("configuration") && lone.contains("--mac"),
+            "{lone}"
+        );
+        let hyperv = Form::HyperV.fewer_cards(Described::Vmx);
+        assert!(
+            hyperv.contains("description") && hyperv.contains("legacy"),
+            "{hyperv}"
+        );
     }
 }
