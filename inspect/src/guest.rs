@@ -192,6 +192,14 @@ fn own_names(reader: &Reader<'_>, devices: &Devices) -> Devices {
     devices
 }
 
+impl Inspection {
+    /// Which firmware would start the disks, whatever system is on them.
+    #[must_use]
+    pub fn firmware(&self) -> Firmware {
+        firmware(&self.disks)
+    }
+}
+
 /// Which firmware would start these disks.
 fn firmware(disks: &[DiskFound]) -> Firmware {
     let volumes = || disks.iter().flat_map(|disk| &disk.layout.volumes);

@@ -24,7 +24,7 @@ pub(super) fn run(args: &Verify) -> Result<Answer> {
     booting.vcpus = args.cpus;
     booting.memory_mib = args.memory;
     if let Some(wished) = args.firmware {
-        booting.through = Through::Firmware(started_by(wished, &opened, &booting)?);
+        booting.through = Through::Firmware(started_by(wished, &opened, &booting));
     }
     if args.booting.check_network {
         booting.network = Some(network(args, &opened, &booting)?);
@@ -46,21 +46,27 @@ pub(super) fn run(args: &Verify) -> Result<Answer> {
 }
 
 /// The firmware as typed, or as the machine has it.
-fn started_by(
-    wished: Option<args::StartedBy>,
-    opened: &OpenedVm,
-    booting: &Booting,
-) -> Result<StartedBy> {
+fn started_by(wished: Option<args::StartedBy>, opened: &OpenedVm, booting: &Booting) -> StartedBy {
     if let Some(wished) = wished {
-        return Ok(StartedBy {
+        return StartedBy {
             firmware: firmware(wished),
             evidence: "--firmware".to_owned(),
-        });
+        };
     }
-    Ok(match &opened.vm {
-        Some(vm) => StartedBy::described(vm),
-        None => StartedBy::found(&look(&opened.disks(), &booting.secrets)?.inspection),
-    })
+    if let Some(vm) = &opened.vm {
+        return StartedBy::described(vm);
+    }
+    match look(&opened.disks(), &booting.secrets) {
+        Ok(guest) => StartedBy::found(&guest.inspection),
+        // The firmware boots what nobody here can read, too.
+        Err(error) => StartedBy {
+            firmware: Firmware::Bios,
+            evidence: format!(
+                "the disks cannot be looked at: {}; --firmware=uefi says otherwise",
+                error.without_hint()
+            ),
+        },
+    }
 }
 
 /// A firmware as typed.

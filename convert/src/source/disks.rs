@@ -87,23 +87,25 @@ pub fn machine(disks: &[PathBuf], inspection: &Inspection) -> (Vm, Vec<Decision>
     (vm, decisions)
 }
 
-/// What would start the chosen system, and on what evidence.
+/// What would start the disks, and on what evidence. No system on them needs to be known.
 #[must_use]
 pub fn firmware(inspection: &Inspection) -> (Firmware, &'static str) {
-    let found = inspection.system().map(|system| system.boot.firmware);
-    match found {
-        Some(model::Firmware::Uefi) => (
+    match inspection.firmware() {
+        model::Firmware::Uefi => (
             Firmware::Efi,
             "it has an EFI system partition, and no boot code in sector 0",
         ),
-        Some(model::Firmware::Bios) => (Firmware::Bios, "it has boot code in sector 0"),
-        Some(model::Firmware::Either) => (
+        model::Firmware::Bios => (
+            Firmware::Bios,
+            "it has boot code in sector 0, or a partition for it",
+        ),
+        model::Firmware::Either => (
             Firmware::Bios,
             "it could be started by BIOS and by UEFI; --firmware=uefi takes the other",
         ),
-        Some(model::Firmware::Unknown) | None => (
+        model::Firmware::Unknown => (
             Firmware::Bios,
-            "neither boot code nor an EFI system partition was found; --firmware=uefi says otherwise",
+            "neither known boot code nor an EFI system partition was found; --firmware=uefi says otherwise",
         ),
     }
 }
@@ -292,6 +294,7 @@ fn is_interface_name(name: &&str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::{ImageOptions, look, open_image};
 
     fn lone(nics: usize) -> Vm {
         let empty = Inspection {
@@ -326,6 +329,30 @@ mod tests {
             "address (MAC) of network card 0",
         ] {
             assert!(told.iter().any(|what| what.contains(part)), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_without_a_known_system_has_the_firmware_that_its_partitions_tell() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        for (kind, expected, part) in [
+            (0xef_u8, Firmware::Efi, "it has an EFI system partition"),
+            (0x83, Firmware::Bios, "neither known boot code nor"),
+        ] {
+            // One partition of 1 MiB at 1 MiB, and no boot code.
+            let mut bytes = vec![0; 2 << 20];
+            bytes[450] = kind;
+            bytes[454..458].copy_from_slice(&2048_u32.to_le_bytes());
+            bytes[458..462].copy_from_slice(&2048_u32.to_le_bytes());
+            bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+            std::fs::write(&path, bytes).unwrap();
+            let image = open_image(&path, &ImageOptions::default()).unwrap();
+            let inspection = look(&[image.disk()], &[]).unwrap().inspection;
+            assert!(inspection.system().is_none());
+            let (firmware, evidence) = firmware(&inspection);
+            assert_eq!(firmware, expected, "{evidence}");
+            assert!(evidence.starts_with(part), "{evidence}");
         }
     }
 
