@@ -1,5 +1,6 @@
 //! What is in a guest's files: package databases, boot programs.
 
+use rehost_inject::unified::{Part, with_part};
 use rehost_inspect::packages::rpm::{bdb, ndb, sqlite};
 use rehost_inspect::unified::Program;
 
@@ -19,7 +20,10 @@ pub(crate) fn rpm(bytes: &[u8]) {
     }
 }
 
-/// A unified kernel image: every section is read as text and as bytes.
+/// Longest image whose parts are replaced: each time all of it is written and compared.
+const MOST_REPLACED: usize = 1 << 20;
+
+/// A unified kernel image: every section is read as text and as bytes, and each part replaced by a longer one.
 pub(crate) fn unified(bytes: &[u8]) {
     let Ok(program) = Program::parse(bytes) else {
         return;
@@ -28,5 +32,10 @@ pub(crate) fn unified(bytes: &[u8]) {
         let _ = program.text(bytes, &section.name);
         let _ = program.read(bytes, &section.name);
         let _ = program.start(bytes, &section.name, 4096);
+    }
+    if bytes.len() <= MOST_REPLACED {
+        for part in [Part::Initramfs, Part::CommandLine] {
+            let _ = with_part(bytes, part, &[b'n'; 5000]);
+        }
     }
 }
